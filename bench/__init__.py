@@ -1,0 +1,1 @@
+"""Load, micro-benchmarks and honest counterparties for every wire."""

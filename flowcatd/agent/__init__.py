@@ -1,0 +1,1 @@
+"""What to say next: the brain seam and the dialog state machine."""

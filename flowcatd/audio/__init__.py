@@ -1,0 +1,1 @@
+"""Sample arithmetic: G.711, resampling, chunking, levels, WAV. Pure; bytes in, bytes out."""

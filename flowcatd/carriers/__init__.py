@@ -1,0 +1,1 @@
+"""Media over a carrier's WebSocket, without the socket: text and bytes in, events and text out."""

@@ -1,0 +1,1 @@
+"""Shells around providers: helper processes, disk; one per kind of connection, not per vendor."""

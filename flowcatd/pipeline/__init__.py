@@ -1,0 +1,1 @@
+"""Frames through processors: the chain, its routes, branches, queues and observers."""

@@ -1,0 +1,1 @@
+"""One job of the conversation each: vad, turns, hear, think, speak, playout, record, transcript."""

@@ -1,0 +1,1 @@
+"""Which provider speaks which dialect: rows only."""

@@ -1,0 +1,1 @@
+"""Where audio comes from and goes to: the shells around carriers/."""

@@ -1,0 +1,1 @@
+"""One process of many calls: listeners, the call table, admission, wiring."""
