@@ -60,15 +60,15 @@ class LinkError(FlowcatdError):
     """The connection failed, whatever it was to carry."""
 
 
-class LinkRefused(LinkError):
+class LinkRefused(LinkError):  # noqa: N818 the family name stands in the base
     """Nobody answered, or we were not let in."""
 
 
-class LinkTimeout(LinkError):
+class LinkTimeout(LinkError):  # noqa: N818 the family name stands in the base
     """A deadline passed."""
 
 
-class LinkClosed(LinkError):
+class LinkClosed(LinkError):  # noqa: N818 the family name stands in the base
     """The other end went away."""
 
 

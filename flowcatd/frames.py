@@ -89,15 +89,21 @@ class VadUserStoppedSpeaking(SystemFrame, frozen=True, gc=False):
 
 
 class UserStartedSpeaking(SystemFrame, frozen=True, gc=False):
-    """The caller's turn began, as turn-taking decided."""
+    """The caller's turn began, as turn-taking decided; their speech set in `start_ms` before now."""
+
+    start_ms: int
 
 
 class UserStoppedSpeaking(SystemFrame, frozen=True, gc=False):
-    """The caller's turn ended, as turn-taking decided."""
+    """The caller's turn ended, as turn-taking decided; their last word was `stop_ms` before now."""
+
+    stop_ms: int
 
 
 class BotStartedSpeaking(SystemFrame, frozen=True, gc=False):
-    """The first sample of the agent's turn left."""
+    """The first sample of the agent's turn left; comes again when `interruptible` changes in it."""
+
+    interruptible: bool
 
 
 class BotStoppedSpeaking(SystemFrame, frozen=True, gc=False):
@@ -194,14 +200,14 @@ class OutputDtmf(DataFrame, frozen=True, gc=False):
 # --- control -----------------------------------------------------------------------------------
 
 
-class TtsStarted(DataFrame, frozen=True, gc=False):
+class TtsStarted(ControlFrame, frozen=True, gc=False):
     """The audio that follows, up to TtsStopped, is this line."""
 
     text: str
     interruptible: bool
 
 
-class TtsStopped(DataFrame, frozen=True, gc=False):
+class TtsStopped(ControlFrame, frozen=True, gc=False):
     """The line is complete, or `failed` and as long as it got."""
 
     failed: bool = False

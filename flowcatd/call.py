@@ -1,0 +1,280 @@
+"""The life of one call, from the opened media socket to the written record.
+
+    state     what it means                                         ends by
+    WAITING   the socket is open, the carrier's start has not come  start, or calls.start_seconds
+    LIVE      frames flow through the chain                         any Outcome
+    ENDING    the chain is being given back, under a deadline       calls.end_seconds
+    ENDED     nothing of the call is left
+
+The call is the *scope* of everything that happens for it: its wakes hang on the worker's one timer,
+its tasks stand in its ledger. Whatever raises in them, or in the chain that the transport feeds,
+arrives at `fail` and ends this call and no other; that is one of the four places that may catch
+everything. The first outcome wins: what happens afterwards changes nothing.
+
+Why an own ledger of tasks and no TaskGroup: a group waits without limit for a task that will not
+end, and its deadline cannot name it. Teardown here is one deadline, and what overruns it stands in
+the record as a leftover.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from enum import Enum, auto
+from typing import Any, Final, Protocol
+
+from flowcatd.carriers.events import Started
+from flowcatd.errors import CarrierError
+from flowcatd.frames import Cancel, End, Failure, Frame, Start
+from flowcatd.log import get_logger
+from flowcatd.options import Calls as CallsOptions
+from flowcatd.pipeline.chain import Chain
+from flowcatd.pipeline.processor import Processor
+from flowcatd.pipeline.scope import Cancellable
+from flowcatd.record import Ledger, Outcome, Reason
+
+log = get_logger()
+
+
+class State(Enum):
+    """Where a call is in its life."""
+
+    WAITING = auto()
+    """Open, not started."""
+    LIVE = auto()
+    """Frames flow."""
+    ENDING = auto()
+    """Being given back."""
+    ENDED = auto()
+    """Gone."""
+
+
+NEXT: Final[dict[State, frozenset[State]]] = {
+    State.WAITING: frozenset({State.LIVE, State.ENDING}),
+    State.LIVE: frozenset({State.ENDING}),
+    State.ENDING: frozenset({State.ENDED}),
+    State.ENDED: frozenset(),
+}
+"""A call only ever moves on; every state but the last has a way out under time alone."""
+
+AGENT_REASONS: Final[dict[str, Reason]] = {
+    "agent_failed": Reason.AGENT_FAILED,
+    "never_spoke": Reason.NEVER_SPOKE,
+    "no_input": Reason.NEVER_SPOKE,
+}
+"""What an agent may give as its reason to hang up, beyond having completed its work."""
+
+
+class Clock(Protocol):
+    """The worker's one clock and wake list."""
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def wake(self, due: float, callback: Callable[[], None]) -> Cancellable:
+        """Call back at `due`."""
+
+
+class Transport(Protocol):
+    """The wire a call came in on."""
+
+    async def read(self, call: Call) -> Outcome:
+        """Feed the call until the far end is done; the outcome is why."""
+
+    async def close(self, outcome: Outcome) -> int:
+        """Close the wire within a bounded time; returns the close code that went over it."""
+
+
+class Call:
+    """One conversation; `run` lives it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        options: CallsOptions,
+        clock: Clock,
+        wire_up: Callable[[Call, Started], Chain],
+    ) -> None:
+        """`wire_up` makes the chain once the carrier has said what it sends."""
+        self.ledger = ledger
+        self.state = State.WAITING
+        self.chain: Chain | None = None
+        self.variables: Callable[[], dict[str, str]] = dict
+        self._options = options
+        self._clock = clock
+        self._wire_up = wire_up
+        self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._media_at = 0.0
+        self.leftovers: list[str] = []
+        """What was still there when the deadline for teardown had passed."""
+
+    @property
+    def id(self) -> str:
+        """Our own name for it, unique for good."""
+        return self.ledger.identity.call_id
+
+    # --- what its processors may ask (pipeline.scope.Scope) ---------------------------------------
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock.now()
+
+    def wake(self, due: float, callback: Callable[[], None]) -> Cancellable:
+        """Call back at `due`, unless the call has ended by then."""
+
+        def guarded() -> None:
+            if self.state is State.ENDED:
+                return
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 the call's boundary
+                self.fail(error)
+
+        return self._clock.wake(due, guarded)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Cancellable:
+        """Run a task that ends with the call."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    # --- what the transport tells -----------------------------------------------------------------
+
+    def started(self, started: Started) -> Callable[[Frame], None]:
+        """The stream is up: build the chain, send Start through it, and say where frames go."""
+        now = self.now()
+        self._move(State.LIVE)
+        self._media_at = now
+        self.ledger.answered(now, carrier_call_id=started.call_id, stream_id=started.stream_id)
+        self.chain = self._wire_up(self, started)
+        log.info("call.answered", call=self.id, encoding=started.encoding, rate_hz=started.rate_hz)
+        self.wake(
+            now + self._options.max_seconds, lambda: self.end(Outcome(reason=Reason.MAX_DURATION))
+        )
+        self._watch_media()
+        self.chain.feed(Start(started.rate_hz))
+        return self.chain.feed
+
+    def media_came(self, now: float) -> None:
+        """Audio arrived: the far end is alive."""
+        self._media_at = now
+
+    def end(self, outcome: Outcome) -> None:
+        """This is how the call ends, unless it has an end already."""
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Something raised: the peer's fault is answered in its protocol, ours is logged whole."""
+        if isinstance(error, CarrierError):
+            self.end(
+                Outcome(
+                    reason=Reason.PROTOCOL_ERROR, error=error.problem, close_code=error.close_code
+                )
+            )
+            return
+        log.error("call.failed", call=self.id, exc_info=error)
+        self.end(Outcome(reason=Reason.INTERNAL_ERROR, error=type(error).__name__, close_code=1011))
+
+    def at_tail(self, frame: Frame) -> None:
+        """What leaves the chain downstream: End is the agent's goodbye, heard to its last sample."""
+        if isinstance(frame, End):
+            self.end(Outcome(reason=AGENT_REASONS.get(frame.reason, Reason.COMPLETED)))
+
+    def at_head(self, frame: Frame) -> None:
+        """What leaves the chain upstream: failures that the call survives."""
+        if isinstance(frame, Failure):
+            self.ledger.problem(frame.where, frame.reason)
+            log.warning("call.troubled", call=self.id, where=frame.where, reason=frame.reason)
+
+    # --- its life ---------------------------------------------------------------------------------
+
+    async def run(self, transport: Transport) -> Outcome:
+        """Live the call; returns when nothing of it is left but its record."""
+        self.wake(self.now() + self._options.start_seconds, self._start_overdue)
+        self.spawn(self._read(transport), "transport.read")
+        try:
+            outcome = await asyncio.shield(self._outcome)
+        except asyncio.CancelledError:
+            outcome = Outcome(reason=Reason.DRAINED, close_code=1001)
+            self.end(outcome)
+        return await self._give_back(transport, self._outcome.result())
+
+    async def _read(self, transport: Transport) -> None:
+        self.end(await transport.read(self))
+
+    async def _give_back(self, transport: Transport, outcome: Outcome) -> Outcome:
+        """One deadline for everything that has to be given back."""
+        self._move(State.ENDING)
+        deadline = time.monotonic() + self._options.end_seconds
+        if self.chain is not None and outcome.reason is not Reason.COMPLETED:
+            self._feed_cancel(self.chain, outcome)
+        closing = asyncio.ensure_future(transport.close(outcome))
+        closers = {
+            asyncio.ensure_future(processor.close()): f"{processor.name}.close"
+            for processor in self._processors()
+        }
+        for task in self._tasks:
+            task.cancel()
+        tasks: dict[asyncio.Future[Any], str] = {task: task.get_name() for task in self._tasks}
+        waiting: dict[asyncio.Future[Any], str] = {**tasks, **closers, closing: "transport.close"}
+        _, left = await asyncio.wait(waiting, timeout=max(0.1, deadline - time.monotonic()))
+        for future in left:
+            future.cancel()
+        self.leftovers = sorted(waiting[future] for future in left)
+        for future, name in waiting.items():
+            self._note(future, name)
+        self._move(State.ENDED)
+        code = None
+        if closing.done() and not closing.cancelled() and closing.exception() is None:
+            code = closing.result()
+        return Outcome(reason=outcome.reason, error=outcome.error, close_code=code)
+
+    def _feed_cancel(self, chain: Chain, outcome: Outcome) -> None:
+        try:
+            chain.feed(Cancel(outcome.reason))
+        except Exception as error:  # noqa: BLE001 the call's boundary: it is ending anyway
+            log.error("call.failed", call=self.id, exc_info=error)
+            self.ledger.problem("cancel", type(error).__name__)
+
+    def _note(self, future: asyncio.Future[Any], name: str) -> None:
+        """A close that raised is a problem of the record, not the end of the others' closing."""
+        if not future.done() or future.cancelled():
+            return
+        error = future.exception()
+        if error is not None and name.endswith(".close"):
+            log.error("call.failed", call=self.id, exc_info=error)
+            self.ledger.problem(name, type(error).__name__)
+
+    def _processors(self) -> list[Processor]:
+        return self.chain.processors() if self.chain is not None else []
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.fail(error)
+
+    def _start_overdue(self) -> None:
+        if self.state is State.WAITING:
+            self.end(
+                Outcome(
+                    reason=Reason.NEVER_STARTED, error="no start message in time", close_code=1008
+                )
+            )
+
+    def _watch_media(self) -> None:
+        due = self._media_at + self._options.silence_seconds
+        if self.now() >= due:
+            self.end(Outcome(reason=Reason.SOCKET_LOST, error="no media for too long"))
+        else:
+            self.wake(due, self._watch_media)
+
+    def _move(self, state: State) -> None:
+        assert state in NEXT[self.state], f"{self.state} → {state}"
+        self.state = state

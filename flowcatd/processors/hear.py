@@ -1,0 +1,149 @@
+"""Hear: the caller's turn goes to a recogniser, and comes back as words.
+
+Audio is kept in a short ring while nobody speaks, so that an utterance begins before turn-taking
+noticed it and "yes" survives. Between UserStartedSpeaking and UserStoppedSpeaking frames are
+resampled to what the recogniser wants and handed over as they come, so that little is left to do
+when the caller falls silent. One utterance gives one Transcription; empty text is speech that was
+rejected. A recogniser that fails is a Failure and an empty Transcription: the brain then asks
+again, and the caller is not left in silence.
+
+What may be said comes from the brain as Expect and holds from the next utterance on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from flowcatd.audio.resample import Resampler
+from flowcatd.frames import (
+    Expect,
+    Failure,
+    InputAudio,
+    InterimTranscription,
+    Start,
+    Transcription,
+    UserStartedSpeaking,
+    UserStoppedSpeaking,
+)
+from flowcatd.media import PTIME_MS
+from flowcatd.options import Turns as TurnsOptions
+from flowcatd.pipeline.processor import Processor, down, up
+from flowcatd.pipeline.scope import Cancellable
+from flowcatd.services import Failed, Final, Hearing, Partial, SpeechToText, SttEvent, Usage
+
+ANSWER_SECONDS = 8.0
+"""After this long without a Final the recogniser is taken for dead; a loaded one needs 1."""
+
+
+class Hear(Processor):
+    """The call's ear."""
+
+    def __init__(self, options: TurnsOptions, usage: Usage) -> None:
+        super().__init__()
+        self._stt: SpeechToText | None = None
+        self._usage = usage
+        keep_ms = options.pre_roll_ms + options.barge_in_ms + 2 * options.start_ms
+        self._pre_roll_ms = options.pre_roll_ms
+        self._ring: deque[InputAudio] = deque(maxlen=max(1, keep_ms // PTIME_MS))
+        self._resampler: Resampler | None = None
+        self._open = False
+        self._start_ms = 0
+        self._end_ms = 0
+        self._media_ms = 0
+        self._deadline: Cancellable | None = None
+
+    def use(self, stt: SpeechToText | None) -> None:
+        """The recogniser, which wants `on_event` as its callback; None hears nothing."""
+        self._stt = stt
+
+    @down(Start)
+    def start(self, frame: Start) -> None:
+        """The rate is known."""
+        if self._stt is not None:
+            self._resampler = Resampler(frame.rate_hz, self._stt.rate_hz)
+        self.push(frame)
+
+    @up(Expect)
+    def expect(self, frame: Expect) -> None:
+        """What the caller may sensibly say now."""
+        if self._stt is not None:
+            hints = tuple(frame.hints.split("\n")) if frame.hints else ()
+            self._stt.expect(Hearing(frame.grammar, hints, frame.language))
+
+    @down(InputAudio)
+    def audio(self, frame: InputAudio) -> None:
+        """Kept for the pre-roll, or handed over."""
+        self._media_ms = frame.media_ms + PTIME_MS
+        if self._open:
+            self._hand_over(frame)
+        else:
+            self._ring.append(frame)
+        self.push(frame)
+
+    @down(UserStartedSpeaking)
+    def turn_began(self, frame: UserStartedSpeaking) -> None:
+        """Open an utterance, from a little before the first sound."""
+        self._start_ms = max(0, self._media_ms - frame.start_ms)
+        if self._stt is not None and self._resampler is not None:
+            self._disarm()
+            self._stt.start_utterance()
+            self._resampler.reset()
+            self._open = True
+            earliest = self._start_ms - self._pre_roll_ms
+            for kept in self._ring:
+                if kept.media_ms >= earliest:
+                    self._hand_over(kept)
+            self._ring.clear()
+        self.push(frame)
+
+    @down(UserStoppedSpeaking)
+    def turn_ended(self, frame: UserStoppedSpeaking) -> None:
+        """Close the utterance and wait for its words."""
+        if self._open and self._stt is not None:
+            self._open = False
+            self._end_ms = max(self._start_ms, self._media_ms - frame.stop_ms)
+            self._deadline = self.scope.wake(self.scope.now() + ANSWER_SECONDS, self._unanswered)
+            self._usage.stt_utterances += 1
+            self._stt.end_utterance()
+        self.push(frame)
+
+    def on_event(self, event: SttEvent) -> None:
+        """What the recogniser says."""
+        match event:
+            case Partial(text):
+                self.push(InterimTranscription(self.epoch.value, text))
+            case Final(text, confidence, audio_seconds):
+                self._usage.stt_audio_seconds += audio_seconds
+                self._answered(text, confidence)
+            case Failed(reason):
+                self._usage.stt_failures += 1
+                self.push_up(Failure("hear", reason))
+                self._answered("", 0.0)
+
+    async def close(self) -> None:
+        """Give the recogniser back."""
+        if self._stt is not None:
+            await self._stt.close()
+
+    def _hand_over(self, frame: InputAudio) -> None:
+        assert self._resampler is not None
+        assert self._stt is not None
+        pcm = self._resampler.push(frame.pcm)
+        if pcm:
+            self._stt.push_audio(pcm)
+
+    def _answered(self, text: str, confidence: float) -> None:
+        if self._deadline is None:
+            self._open = False  # it failed while the caller was still speaking
+            self._end_ms = self._media_ms
+        self._disarm()
+        self.push(Transcription(self.epoch.value, text, confidence, self._start_ms, self._end_ms))
+
+    def _unanswered(self) -> None:
+        self._deadline = None
+        self.on_event(Failed("no answer from the recogniser"))
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

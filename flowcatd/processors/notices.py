@@ -1,0 +1,54 @@
+"""Notices: the conversation as it goes, told to a client on loopback that asked for it.
+
+`flowcatd call` prints them; no carrier is ever sent one. The fields of each kind are listed with the
+`?events=1` option in README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flowcatd.frames import LineHeard, Transcription
+from flowcatd.pipeline.processor import Processor, down
+
+Tell = Callable[[Mapping[str, object]], None]
+
+
+class Notices(Processor):
+    """Tells what was heard on both sides."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+
+    @down(Transcription)
+    def caller(self, frame: Transcription) -> None:
+        """What the caller was understood to say."""
+        self._tell(
+            {
+                "type": "transcript",
+                "role": "caller",
+                "text": frame.text,
+                "start_ms": frame.start_ms,
+                "end_ms": frame.end_ms,
+                "complete": True,
+                "rejected": not frame.text,
+            }
+        )
+        self.push(frame)
+
+    @down(LineHeard)
+    def agent(self, frame: LineHeard) -> None:
+        """What the agent was heard to say."""
+        self._tell(
+            {
+                "type": "transcript",
+                "role": "agent",
+                "text": frame.text,
+                "start_ms": frame.start_ms,
+                "end_ms": frame.end_ms,
+                "complete": frame.complete,
+                "rejected": False,
+            }
+        )
+        self.push(frame)

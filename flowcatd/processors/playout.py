@@ -1,0 +1,240 @@
+"""Playout: the last processor before the far end, and the owner of the playout clock.
+
+Audio comes in pieces of any length and leaves in frames of 20 ms, as far ahead of hearing as the
+lead allows; what is beyond it waits here, bounded. With nothing waiting and room in the lead a
+frame leaves in the same call that brought it, so an echo costs no timer.
+
+What it tells the others, both ways along the chain, is the truth of what was heard:
+BotStartedSpeaking, LineHeard, BotStoppedSpeaking; the recorder, behind it, gets SentAudio and
+PlayoutCleared with their places on media time. End waits here until all of it has been heard.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from flowcatd.audio.chunker import Chunker
+from flowcatd.frames import (
+    BotStartedSpeaking,
+    BotStoppedSpeaking,
+    Cancel,
+    End,
+    Failure,
+    Interruption,
+    LineHeard,
+    MarkPlayed,
+    OutputAudio,
+    OutputDtmf,
+    PlayoutCleared,
+    SentAudio,
+    Start,
+    TtsAudio,
+    TtsStarted,
+    TtsStopped,
+)
+from flowcatd.media import PTIME_MS, MediaPort, frame_bytes
+from flowcatd.options import Playout as PlayoutOptions
+from flowcatd.pipeline.processor import Processor, down
+from flowcatd.pipeline.scope import Cancellable
+from flowcatd.playout import Heard, PlayoutClock
+
+_Waiting = bytes | TtsStarted | TtsStopped | End
+"""A frame of audio, or what stands between frames."""
+
+
+class Playout(Processor):
+    """Paces what the agent says and knows what was heard of it."""
+
+    def __init__(self, port: MediaPort, options: PlayoutOptions) -> None:
+        super().__init__()
+        self._port = port
+        self.clock = PlayoutClock(options.lead_ms, has_marks=port.has_marks)
+        self._limit = int(options.queue_seconds * 1000) // PTIME_MS
+        self._waiting: deque[_Waiting] = deque()
+        self._chunker = Chunker(1)
+        self._rate_hz = 0
+        self._wake: Cancellable | None = None
+        self._speaking = False
+        self._interruptible = True
+        self._announce: bool | None = None  # a line has begun, none of it has left: interruptible?
+        self._overflowed = False
+
+    # --- what comes down the chain ----------------------------------------------------------------
+
+    @down(Start)
+    def start(self, frame: Start) -> None:
+        """Media time begins."""
+        self._rate_hz = frame.rate_hz
+        self._chunker = Chunker(frame_bytes(frame.rate_hz))
+        self.clock.start(self.scope.now())
+        self.push(frame)
+
+    @down(OutputAudio, TtsAudio)
+    def audio(self, frame: OutputAudio | TtsAudio) -> None:
+        """More to be heard."""
+        for pcm in self._chunker.push(frame.pcm):
+            if not self._waiting and self.clock.may_send(self.scope.now()):
+                self._send(pcm)
+            elif len(self._waiting) < self._limit:
+                self._waiting.append(pcm)
+            elif not self._overflowed:
+                self._overflowed = True
+                self.push_up(Failure("playout", "the agent says more than the queue holds"))
+        if self._waiting and self._wake is None:
+            self._arm(self.clock.send_at())
+
+    @down(TtsStarted, TtsStopped, End)
+    def marker(self, frame: TtsStarted | TtsStopped | End) -> None:
+        """Something that stands between frames of audio and keeps its place."""
+        if not isinstance(frame, TtsStarted):
+            self._flush_chunker()
+        self._waiting.append(frame)
+        self._advance()
+
+    @down(OutputDtmf)
+    def digits(self, frame: OutputDtmf) -> None:
+        """Keys towards the far end."""
+        self._port.send_digits(frame.digits)
+
+    @down(MarkPlayed)
+    def mark_played(self, frame: MarkPlayed) -> None:
+        """The far end's playout passed a mark."""
+        if self.clock.mark_played(frame.name, self.scope.now()):
+            self._advance()
+
+    @down(Interruption)
+    def interruption(self, frame: Interruption) -> None:
+        """The caller took the turn: forget what waits, and make the far end forget too."""
+        self._forget()
+        self.push(frame)
+        self._advance()
+
+    @down(Cancel)
+    def cancel(self, frame: Cancel) -> None:
+        """The call is over: what has not been heard by now never will be."""
+        self._waiting.clear()
+        self._forget()
+        self.push(frame)
+
+    # --- the way out ------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        now = self.scope.now()
+        self._waiting = deque(item for item in self._waiting if isinstance(item, End))
+        self._chunker.clear()
+        self._announce = None
+        if not self._speaking and self.clock.end_ms <= self.clock.media_ms(now):
+            return
+        self._port.send_clear()
+        position, lines = self.clock.cleared(now)
+        self.push(PlayoutCleared(position))
+        self._tell(lines)
+        self._stopped(interrupted=True)
+
+    def _send(self, pcm: bytes) -> None:
+        if self._announce is not None:
+            epoch = self.epoch.value
+            self._speak_up()
+            if self.epoch.value != epoch:
+                return  # the caller has the turn, and this frame is of the turn before
+        media_ms = self.clock.sent(self.scope.now())
+        self._port.send_audio(pcm)
+        self.push(SentAudio(pcm, self._rate_hz, media_ms))
+
+    def _speak_up(self) -> None:
+        """The first frame of a line is about to leave."""
+        interruptible, self._announce = self._announce is not False, None
+        if not self._speaking or self._interruptible is not interruptible:
+            self._speaking = True
+            self._interruptible = interruptible
+            frame = BotStartedSpeaking(interruptible)
+            self.push_up(frame)
+            self.push(frame)
+
+    def _flush_chunker(self) -> None:
+        last = self._chunker.flush(b"\0")
+        if last is not None:
+            self._waiting.append(last)
+
+    def _advance(self) -> None:
+        """Send what may be sent, tell what was heard, and ask to be woken for the rest."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        now = self.scope.now()
+        while self._waiting:
+            item = self._waiting[0]
+            if isinstance(item, bytes):
+                if not self.clock.may_send(now):
+                    break
+                self._waiting.popleft()
+                self._send(item)
+            elif isinstance(item, End):
+                if not self._finish(item, now):
+                    break
+            else:
+                self._waiting.popleft()
+                self._between(item)
+        self._tell(self.clock.heard(now))
+        if self._speaking and self.clock.quiet and not self._line_waits():
+            self._stopped(interrupted=False)
+        self._arm_next()
+
+    def _between(self, item: TtsStarted | TtsStopped) -> None:
+        if isinstance(item, TtsStarted):
+            self.clock.line_started(item.text, interruptible=item.interruptible)
+            self._announce = item.interruptible
+            return
+        if self._announce is not None:
+            self._speak_up()  # a line without a sound is a turn all the same: the brain waits for it
+        mark = self.clock.line_stopped()
+        if mark is not None:
+            self._port.send_mark(mark)
+
+    def _finish(self, end: End, now: float) -> bool:
+        """Hand End on once everything has been heard."""
+        self._tell(self.clock.heard(now))
+        if not self.clock.drained(now):
+            return False
+        self._waiting.clear()
+        if self._speaking:
+            self._stopped(interrupted=False)
+        self.push(end)
+        return True
+
+    def _stopped(self, *, interrupted: bool) -> None:
+        if self._speaking:
+            self._speaking = False
+            frame = BotStoppedSpeaking(interrupted)
+            self.push_up(frame)
+            self.push(frame)
+
+    def _tell(self, lines: list[Heard]) -> None:
+        for line in lines:
+            frame = LineHeard(line.text, line.start_ms, line.end_ms, line.complete)
+            self.push_up(frame)
+            self.push(frame)
+
+    def _line_waits(self) -> bool:
+        return any(isinstance(item, TtsStarted) for item in self._waiting)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def _arm_next(self) -> None:
+        if self._wake is not None:
+            return  # a push above came back here and armed it
+        if self._waiting and isinstance(self._waiting[0], bytes):
+            self._arm(self.clock.send_at())
+        else:
+            due = self.clock.heard_at()
+            if due is None and self._waiting:
+                due = self.clock.at(self.clock.end_ms + self.clock.lag_ms)
+            if due is not None:
+                self._arm(max(due, self.scope.now() + 0.001))
+
+    def _arm(self, due: float) -> None:
+        self._wake = self.scope.wake(due, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self._advance()

@@ -1,0 +1,143 @@
+"""Speak: lines become audio, one after the other, as they are made.
+
+Lines and End wait in one queue, so what was to be said is said before the end. The line being
+spoken has a task of its own, which pushes TtsStarted, the audio as it is made, and TtsStopped; an
+interruption ends that task and drops the lines of the old epoch.
+
+A voice that fails costs its line, not the call: a Failure is reported and the next line is tried.
+After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from flowcatd.audio.resample import Resampler
+from flowcatd.errors import LinkError, ProviderError
+from flowcatd.frames import (
+    End,
+    Failure,
+    Interruption,
+    LineHeard,
+    Start,
+    TtsAudio,
+    TtsSpeak,
+    TtsStarted,
+    TtsStopped,
+)
+from flowcatd.pipeline.processor import Processor, down, up
+from flowcatd.pipeline.queue import FrameQueue
+from flowcatd.pipeline.scope import Cancellable
+from flowcatd.services import Usage, Voice
+
+LINES = 32
+"""Lines waiting; a brain that says more at once loses the oldest."""
+
+FAILURES_IN_A_ROW = 3
+
+FIRST_AUDIO_SECONDS = 5.0
+"""A voice that has not begun by then is not coming."""
+
+LINE_SECONDS = 60.0
+"""A voice that is not done with one line by then is stuck."""
+
+
+class Speak(Processor):
+    """The call's mouth."""
+
+    def __init__(self, voice: Voice | None, usage: Usage) -> None:
+        super().__init__()
+        self._voice = voice
+        self._usage = usage
+        self._queue = FrameQueue(LINES)
+        self._line: Cancellable | None = None
+        self._current: TtsSpeak | None = None
+        self._rate_hz = 0
+        self._failures = 0
+
+    @down(Start)
+    def start(self, frame: Start) -> None:
+        """The rate is known."""
+        self._rate_hz = frame.rate_hz
+        self.push(frame)
+
+    @down(TtsSpeak, End)
+    def queue(self, frame: TtsSpeak | End) -> None:
+        """Say it when what came before has been said."""
+        if self._queue.put(frame) is not None:
+            self.push_up(Failure("speak", "more lines at once than the queue holds"))
+        self._next()
+
+    @down(Interruption)
+    def interruption(self, frame: Interruption) -> None:
+        """Stop saying, and forget what was to be said."""
+        self._queue.interrupt(frame.epoch)
+        self._current = None
+        if self._line is not None:
+            self._line.cancel()
+            self._line = None
+        self.push(frame)
+        self._next()
+
+    @up(LineHeard)
+    def heard(self, frame: LineHeard) -> None:
+        """A line was heard: usage counts what was said in full."""
+        self._usage.tts_audio_seconds += (frame.end_ms - frame.start_ms) / 1000
+        self.push_up(frame)
+
+    async def close(self) -> None:
+        """Give the voice back."""
+        if self._voice is not None:
+            await self._voice.close()
+
+    def _next(self) -> None:
+        while self._line is None:
+            frame = self._queue.take()
+            if frame is None:
+                return
+            if not isinstance(frame, TtsSpeak):
+                self.push(frame)
+            elif self._voice is None:
+                self.push(TtsStarted(frame.text, frame.interruptible))
+                self.push(TtsStopped())
+            else:
+                self._current = frame
+                self._line = self.scope.spawn(self._speak(frame, self._voice), "speak.line")
+
+    async def _speak(self, line: TtsSpeak, voice: Voice) -> None:
+        self._usage.tts_characters += len(line.text)
+        self.push(TtsStarted(line.text, line.interruptible))
+        failed = ""
+        try:
+            await self._say(line, voice)
+        except (LinkError, ProviderError, TimeoutError) as error:
+            failed = str(error) or "the voice took too long"
+        if self._current is not line:
+            return  # an interruption came between the last piece and here
+        self._current = self._line = None
+        self.push(TtsStopped(bool(failed)))
+        self._settle(failed)
+        self._next()
+
+    async def _say(self, line: TtsSpeak, voice: Voice) -> None:
+        resampler = Resampler(voice.rate_hz, self._rate_hz)
+        pieces = voice.speak(line.text)
+        async with asyncio.timeout(FIRST_AUDIO_SECONDS) as deadline, aclosing(pieces):
+            async for pcm in pieces:
+                deadline.reschedule(asyncio.get_running_loop().time() + LINE_SECONDS)
+                self._push_audio(line.epoch, resampler.push(pcm))
+            self._push_audio(line.epoch, resampler.flush())
+
+    def _push_audio(self, epoch: int, pcm: bytes) -> None:
+        if pcm:
+            self.push(TtsAudio(epoch, pcm, self._rate_hz))
+
+    def _settle(self, failed: str) -> None:
+        if not failed:
+            self._failures = 0
+            return
+        self._failures += 1
+        self._usage.tts_failures += 1
+        self.push_up(Failure("speak", failed))
+        if self._failures >= FAILURES_IN_A_ROW:
+            self.push(End("agent_failed"))

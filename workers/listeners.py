@@ -1,0 +1,212 @@
+"""The worker's doors: one port for HTTP and WebSocket, shared by all workers (SO_REUSEPORT).
+
+    GET /                                         what this is and how to call it
+    GET /healthz                                  200 while the worker's loop turns
+    GET /readyz                                   200 while new calls are taken, 503 while draining
+    WS  /telephony/ws/{provider}/{run_id}         a carrier's media socket; ?agent= ?token= ?events=1
+
+Everything that can be refused is refused before the handshake, as an HTTP answer with a JSON body
+{"error": …}: an unknown carrier or agent 404, a query that is not understood 400, a missing token
+403, no room 503 with Retry-After. After it, the carrier core's close code is the answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import secrets
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import web
+
+from flowcatd import __version__
+from flowcatd.carriers.catalogue import carrier_names, open_carrier
+from flowcatd.carriers.json_media import JsonMedia
+from flowcatd.errors import CapacityError, CarrierError, ConfigError, nearest
+from flowcatd.log import get_logger
+from flowcatd.options import Server
+from flowcatd.record import Reason
+from flowcatd.transports.carrier import CLOSE_SECONDS, CarrierSocket
+from workers.agents import Agent
+from workers.calls import CallTable
+from workers.wiring import Parts, Wiring, identity_of
+
+log = get_logger()
+
+MESSAGE_LIMIT: Final = 128 * 1024
+"""aiohttp closes with 1009 beyond it; the carrier cores have a stricter limit of their own."""
+
+RUN_ID_LIMIT = 128
+"""Characters; a run id is a key of somebody's database, not a document."""
+
+BACKLOG = 4096
+"""Connections the kernel may hold for us while a storm of calls arrives."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The worker's share of the port, not yet accepting; OSError when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    door = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        door.bind((host, port))
+        door.setblocking(False)  # noqa: FBT003 the library's signature
+    except OSError:
+        door.close()
+        raise
+    return door
+
+
+class Doors:
+    """The HTTP side of one worker."""
+
+    def __init__(
+        self,
+        options: Server,
+        token: str,
+        table: CallTable,
+        wiring: Wiring,
+        agents: Mapping[str, Agent],
+        identity: tuple[int, str],
+    ) -> None:
+        """`token` is the secret revealed; `identity` is the worker's slot and the default agent."""
+        self._options = options
+        self._token = token
+        self._table = table
+        self._wiring = wiring
+        self._agents = agents
+        self._slot, self._default = identity
+
+    def application(self) -> web.Application:
+        """The routes."""
+        application = web.Application(client_max_size=64 * 1024)
+        application.router.add_get("/", self._index)
+        application.router.add_get("/healthz", self._health)
+        application.router.add_get("/readyz", self._ready)
+        application.router.add_get("/telephony/ws/{provider}/{run_id}", self._media)
+        return application
+
+    async def _index(self, _request: web.Request) -> web.Response:
+        carriers = "\n".join(
+            f"  ws://{self._options.host}:{self._options.port}/telephony/ws/{name}/RUN_ID"
+            for name in carrier_names()
+        )
+        text = (
+            f"flowcatd {__version__} answers calls here.\n\n"
+            f"Place one from a terminal:  flowcatd call\n\n"
+            f"Media sockets:\n{carriers}\n\n"
+            f"Agents: {', '.join(sorted(self._agents))} (default {self._default})\n"
+        )
+        return web.Response(text=text)
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        ready = not self._table.draining
+        return web.json_response({"ready": ready}, status=200 if ready else 503)
+
+    async def _media(self, request: web.Request) -> web.StreamResponse:
+        """One call, from the handshake to its record."""
+        try:
+            core, agent = self._admit(request)
+            with self._table.place():
+                return await self._serve(request, core, agent)
+        except CapacityError as error:
+            log.info("call.refused", why=str(error))
+            headers = {"Retry-After": str(error.retry_after)}
+            return _refusal(503, str(error), headers)
+
+    def _admit(self, request: web.Request) -> tuple[JsonMedia, Agent]:
+        query = request.query
+        try:
+            core = open_carrier(
+                request.match_info["provider"], query, request.match_info["run_id"][:RUN_ID_LIMIT]
+            )
+        except CarrierError as error:
+            status = 404 if request.match_info["provider"] not in carrier_names() else 400
+            raise _http_error(status, error.problem) from error
+        if not self._may_enter(request):
+            raise _http_error(403, "a media token is needed: ?token=")
+        name = query.get("agent", self._default)
+        agent = self._agents.get(name)
+        if agent is None:
+            raise _http_error(404, f"no such agent{nearest(name[:40], self._agents)}")
+        return core, agent
+
+    def _may_enter(self, request: web.Request) -> bool:
+        if _is_loopback(request.remote):
+            return True
+        given = request.query.get("token", "").encode()
+        return bool(self._token) and hmac.compare_digest(given, self._token.encode())
+
+    async def _serve(
+        self, request: web.Request, core: JsonMedia, agent: Agent
+    ) -> web.StreamResponse:
+        response = web.WebSocketResponse(
+            timeout=CLOSE_SECONDS, max_msg_size=MESSAGE_LIMIT, compress=False, decode_text=False
+        )
+        if not response.can_prepare(request):
+            return _refusal(426, "this is a WebSocket: connect with Upgrade: websocket")
+        await response.prepare(request)
+        wire = request.transport
+        if wire is None:
+            return response  # it went away during the handshake
+        carrier = CarrierSocket(response, wire, core)
+        carrier.notices = request.query.get("events") == "1" and _is_loopback(request.remote)
+        identity = identity_of(
+            run_id=request.match_info["run_id"][:RUN_ID_LIMIT],
+            carrier=core.row.name,
+            agent=agent.name,
+            slot=self._slot,
+            token=secrets.token_hex(4),
+        )
+        parts = self._wiring.open(carrier, agent, identity)
+        log.info("call.started", call=identity.call_id, carrier=identity.carrier, agent=agent.name)
+        await self._live(parts, carrier)
+        return response
+
+    async def _live(self, parts: Parts, carrier: CarrierSocket) -> None:
+        call = parts.call
+        self._table.add(call)
+        try:
+            outcome = await call.run(carrier)
+            if outcome.reason is Reason.PROTOCOL_ERROR:
+                log.warning("carrier.broken", call=call.id, problem=outcome.error)
+            await self._wiring.keep(parts, outcome)
+        finally:
+            self._table.remove(call)
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _refusal(status: int, problem: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": problem}, status=status, headers=headers)
+
+
+_ERRORS: Final[dict[int, type[web.HTTPException]]] = {
+    400: web.HTTPBadRequest,
+    403: web.HTTPForbidden,
+    404: web.HTTPNotFound,
+}
+
+
+def _http_error(status: int, problem: str) -> web.HTTPException:
+    log.info("connection.refused", status=status, why=problem)
+    body = web.json_response({"error": problem}).body
+    return _ERRORS[status](body=body, content_type="application/json")
+
+
+def check_server(options: Server, token: str) -> None:
+    """A door open to other machines needs a token; ConfigError otherwise."""
+    if not _is_loopback(options.host) and options.host != "localhost" and not token:
+        problem = "is needed when server.host is not a loopback address"
+        raise ConfigError("configuration", problem, key="server.token")

@@ -1,0 +1,172 @@
+"""Wiring: the only place that joins transports, processors, services and agent into a call.
+
+    carrier socket → vad → turns → hear → think (or echo) → speak → playout → carrier socket
+                                                              behind playout: figures,
+                                                              transcript, recorder, notices
+
+`Wiring` holds what all calls of a worker share; `open` makes one call's parts, `keep` writes what
+remains of it. A call with the echo agent has the same chain, with Echo in the place of Think.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flowcatd.audio.wav import wav_header
+from flowcatd.call import Call
+from flowcatd.carriers.events import Started
+from flowcatd.links.disk import Disk
+from flowcatd.links.open import Speech
+from flowcatd.log import get_logger
+from flowcatd.options import Options
+from flowcatd.pipeline.chain import Chain
+from flowcatd.pipeline.processor import Processor
+from flowcatd.processors.echo import Echo
+from flowcatd.processors.figures import Figures
+from flowcatd.processors.hear import Hear
+from flowcatd.processors.notices import Notices
+from flowcatd.processors.playout import Playout
+from flowcatd.processors.record import Recorder, Sink
+from flowcatd.processors.speak import Speak
+from flowcatd.processors.think import Think
+from flowcatd.processors.transcript import Transcript, render_json
+from flowcatd.processors.turns import Turns
+from flowcatd.processors.vad import Vad, webrtc_detector
+from flowcatd.record import Identity, Ledger, Outcome, new_call_id, render
+from flowcatd.transports.carrier import CarrierSocket
+from workers.agents import Agent
+from workers.clock import WorkerClock
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One call and what is read from it when it is over."""
+
+    call: Call
+    transcript: Transcript
+
+
+class Wiring:
+    """Makes calls."""
+
+    def __init__(
+        self, options: Options, clock: WorkerClock, speech: Speech, disk: Disk, records: Path
+    ) -> None:
+        """`records` is the directory for what remains of calls."""
+        self._options = options
+        self._clock = clock
+        self._speech = speech
+        self._disk = disk
+        self._records = records
+
+    def open(self, socket: CarrierSocket, agent: Agent, identity: Identity) -> Parts:
+        """A call on this socket, answered by this agent; its chain is linked once it starts."""
+        ledger = Ledger(identity, datetime.now(UTC), self._clock.now())
+        transcript = Transcript()
+
+        def wire_up(call: Call, started: Started) -> Chain:
+            socket.notice({"type": "call", "call_id": call.id, "agent": agent.name})
+            stages = self._stages(call, socket, agent, started)
+            stages.extend(self._taps(call, socket, transcript))
+            return Chain(stages, call, at_tail=call.at_tail, at_head=call.at_head)
+
+        return Parts(Call(ledger, self._options.calls, self._clock, wire_up), transcript)
+
+    async def keep(self, parts: Parts, outcome: Outcome) -> None:
+        """Write the transcript and the record; a disk that refuses is one log line."""
+        call, options = parts.call, self._options.records
+        ledger, name = call.ledger, call.id
+        entries = parts.transcript.entries()
+        if options.transcript and entries:
+            data = render_json(name, entries, dropped=parts.transcript.dropped)
+            kept = await self._disk.write_whole(self._records / f"{name}.transcript.json", data)
+            ledger.files.transcript = kept.name
+            if kept.problem:
+                self._lost(call, "transcript", kept.problem)
+        record = ledger.finish(
+            call.now(), outcome, variables=call.variables(), leftovers=call.leftovers
+        )
+        log.info(
+            "call.ended",
+            call=name,
+            by=record.ended_by,
+            reason=record.reason,
+            seconds=record.duration_seconds,
+            turns=record.turns.user,
+            **({"error": record.error} if record.error else {}),
+        )
+        if record.leftovers:
+            log.error("call.leaked", call=name, leftovers=record.leftovers)
+        if options.record:
+            kept = await self._disk.write_whole(self._records / f"{name}.json", render(record))
+            if kept.problem:
+                self._lost(call, "record", kept.problem)
+
+    # --- the chain --------------------------------------------------------------------------------
+
+    def _stages(
+        self, call: Call, socket: CarrierSocket, agent: Agent, started: Started
+    ) -> list[Processor]:
+        options, usage = self._options, call.ledger.usage
+        hear = Hear(options.turns, usage)
+        stages: list[Processor] = [
+            Vad(options.turns, webrtc_detector()),
+            Turns(options.turns),
+            hear,
+        ]
+        if agent.make_brain is None:
+            return [*stages, Echo(), Speak(None, usage), Playout(socket, options.playout)]
+        hear.use(self._speech.open_hearing(hear.on_event))
+        voice = self._speech.open_voice(agent.voice, usage)
+        usage.providers.update(self._speech.rows)
+        brain = agent.make_brain({"call_id": call.id, **started.parameters})
+        call.variables = brain.variables
+        think = Think(
+            brain, lambda moved: self._moved(call, moved.source, moved.target, moved.event)
+        )
+        return [*stages, think, Speak(voice, usage), Playout(socket, options.playout)]
+
+    def _moved(self, call: Call, source: str, target: str, event: str) -> None:
+        call.ledger.moved(call.now(), source, target, event)
+        if event == "no_input":
+            call.ledger.turns.no_input += 1
+
+    def _taps(self, call: Call, socket: CarrierSocket, transcript: Transcript) -> list[Processor]:
+        taps: list[Processor] = [Figures(call.ledger)]
+        if self._options.records.transcript:
+            taps.append(transcript)
+        if socket.notices:
+            taps.append(Notices(socket.notice))
+        if self._options.records.recording:
+            taps.append(Recorder(lambda rate_hz: self._recording(call, rate_hz)))
+        return taps
+
+    def _recording(self, call: Call, rate_hz: int) -> Sink:
+        name = f"{call.id}.wav"
+        call.ledger.files.recording = name
+
+        def header(size: int) -> bytes:
+            return wav_header(rate_hz, 2, size // 4)
+
+        return self._disk.create(
+            self._records / name, header, lambda problem: self._lost(call, "recording", problem)
+        )
+
+    def _lost(self, call: Call, what: str, problem: str) -> None:
+        log.error("record.lost", call=call.id, what=what, problem=problem)
+        call.ledger.problem(what, problem)
+
+
+def identity_of(*, run_id: str, carrier: str, agent: str, slot: int, token: str) -> Identity:
+    """Who a new call is; `token` makes its id unique."""
+    return Identity(
+        call_id=new_call_id(datetime.now(UTC), token),
+        run_id=run_id,
+        carrier=carrier,
+        agent=agent,
+        worker_slot=slot,
+    )
