@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 
 class Encoding(StrEnum):
     """How a sample travels."""
@@ -35,9 +37,11 @@ class Started:
     """Custom parameters that the answer document gave the stream; never logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """The caller's voice, encoded as `Started` said."""
+class Audio(msgspec.Struct, frozen=True, gc=False):
+    """The caller's voice, encoded as `Started` said.
+
+    A struct, as the frames are: one is made per 20 ms, and a frozen dataclass costs five times that.
+    """
 
     payload: bytes
     timestamp_ms: int | None = None
