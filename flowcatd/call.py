@@ -213,14 +213,12 @@ class Call:
         if self.chain is not None and outcome.reason is not Reason.COMPLETED:
             self._feed_cancel(self.chain, outcome)
         closing = asyncio.ensure_future(transport.close(outcome))
-        closers = {
-            asyncio.ensure_future(processor.close()): f"{processor.name}.close"
-            for processor in self._processors()
-        }
+        waiting: dict[asyncio.Future[Any], str] = {closing: "transport.close"}
+        for processor in self._processors():
+            waiting[asyncio.ensure_future(processor.close())] = f"{processor.name}.close"
         for task in self._tasks:
             task.cancel()
-        tasks: dict[asyncio.Future[Any], str] = {task: task.get_name() for task in self._tasks}
-        waiting: dict[asyncio.Future[Any], str] = {**tasks, **closers, closing: "transport.close"}
+            waiting[task] = task.get_name()
         _, left = await asyncio.wait(waiting, timeout=max(0.1, deadline - time.monotonic()))
         for future in left:
             future.cancel()
@@ -236,7 +234,7 @@ class Call:
     def _feed_cancel(self, chain: Chain, outcome: Outcome) -> None:
         try:
             chain.feed(Cancel(outcome.reason))
-        except Exception as error:  # noqa: BLE001 the call's boundary: it is ending anyway
+        except Exception as error:  # the call's boundary: it is ending anyway
             log.error("call.failed", call=self.id, exc_info=error)
             self.ledger.problem("cancel", type(error).__name__)
 

@@ -53,7 +53,7 @@ def listen(host: str, port: int) -> socket.socket:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         door.bind((host, port))
-        door.setblocking(False)  # noqa: FBT003 the library's signature
+        door.setblocking(False)
     except OSError:
         door.close()
         raise

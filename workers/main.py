@@ -21,7 +21,6 @@ from aiohttp import web
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, LinkError
 from flowcatd.links.disk import Disk
-from flowcatd.links.open import Speech
 from flowcatd.log import configure, get_logger
 from flowcatd.record import Reason
 from workers.agents import load_agents
@@ -29,6 +28,7 @@ from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.listeners import BACKLOG, Doors, check_server, listen
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
+from workers.speech import Speech
 from workers.wiring import Wiring
 
 log = get_logger()
@@ -129,7 +129,7 @@ class _Worker:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_signal_handler(signal.SIGTERM, self._told, Order.DRAIN)
         loop.add_signal_handler(signal.SIGINT, self._told, Order.STOP)
-        os.set_blocking(self._plan.alive_fd, False)  # noqa: FBT003 the library's signature
+        os.set_blocking(self._plan.alive_fd, False)
         loop.add_reader(self._plan.alive_fd, self._parent_watch(loop))
 
     def _parent_watch(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from flowcatd.options import Options
 
 READY_MARK = b"R"
-MEDIA_PATH = "/media/{carrier}"
+MEDIA_PATH = "/telephony/ws/{provider}/{run_id}"
 """Where a carrier's media socket connects; `?agent=` names another agent than the default."""
 
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flowcatd.audio.wav import wav_header
+from flowcatd.audio.wav import SampleFormat, wav_header
 from flowcatd.call import Call
 from flowcatd.carriers.events import Started
 from flowcatd.links.disk import Disk
-from flowcatd.links.open import Speech
 from flowcatd.log import get_logger
 from flowcatd.options import Options
 from flowcatd.pipeline.chain import Chain
@@ -38,6 +37,7 @@ from flowcatd.record import Identity, Ledger, Outcome, new_call_id, render
 from flowcatd.transports.carrier import CarrierSocket
 from workers.agents import Agent
 from workers.clock import WorkerClock
+from workers.speech import Speech
 
 log = get_logger()
 
@@ -150,7 +150,7 @@ class Wiring:
         call.ledger.files.recording = name
 
         def header(size: int) -> bytes:
-            return wav_header(rate_hz, 2, size // 4)
+            return wav_header(rate_hz, 2, size // 4, SampleFormat.PCM16)
 
         return self._disk.create(
             self._records / name, header, lambda problem: self._lost(call, "recording", problem)

@@ -2,7 +2,7 @@
 
 It stands behind playout: InputAudio is the caller, SentAudio the agent, PlayoutCleared takes back
 what the agent never got to say. `recording.py` decides where each sample stands; this room only
-brings it the frames and, once a second, the time, so that silence is recorded too and what is kept
+brings it the frames and, every two seconds, the time, so that silence is recorded too and what is kept
 in memory does not grow with the call.
 
 Nothing is final before HOLD_MS have passed: a far end may report a clear as late as its lag and a
@@ -27,8 +27,8 @@ HOLD_MS = 4000
 AHEAD_MS = 120_000
 """How far ahead of being heard audio may come; a carrier that buffers is given whole lines."""
 
-TICK_SECONDS = 1.0
-"""How often finished blocks are handed on."""
+TICK_SECONDS = 2.0
+"""How often finished blocks are handed on; two at once cost the loop little more than one."""
 
 
 class Sink(Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+
 from flowcatd.audio.resample import Resampler
 from flowcatd.errors import LinkError, ProviderError
 from flowcatd.frames import (

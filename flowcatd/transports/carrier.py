@@ -155,7 +155,9 @@ class CarrierSocket:
                 core.receive_binary(message.data, now)
             self._deliver(core.events())
             if core.closed:
+                self._closing = True  # it wants nothing more
                 return Outcome(reason=Reason.CARRIER_STOPPED)
+        self._closing = True
         core.receive_closed(call.now())
         code = self._socket.close_code
         if code == WSCloseCode.OK:
@@ -169,13 +171,16 @@ class CarrierSocket:
         self.notice({"type": "ended", "by": ENDED_BY[outcome.reason], "reason": outcome.reason})
         self._closing = True
         code = outcome.close_code or OUTCOME_CODES[outcome.reason]
+        theirs = self._socket.close_code
+        if theirs is not None:
+            return theirs
         text = (outcome.error or outcome.reason.value).encode()[:120]  # RFC 6455 §5.5: 125 less 2
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._socket.close(code=code, message=text)
         except TimeoutError:
             self._wire.abort()
-        return self._socket.close_code or code
+        return code
 
     # --- private ----------------------------------------------------------------------------------
 

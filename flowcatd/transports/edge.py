@@ -62,7 +62,7 @@ SILENCE: Final[dict[Encoding, bytes]] = {
 class Edge:
     """One call's border between wire and chain."""
 
-    __slots__ = ("_chunker", "_decode", "_media_ms", "_silence", "encode", "rate_hz")
+    __slots__ = ("_begun", "_chunker", "_decode", "_media_ms", "_silence", "encode", "rate_hz")
 
     def __init__(self, encoding: Encoding, rate_hz: int) -> None:
         """As the carrier's start message said."""
@@ -73,6 +73,7 @@ class Edge:
         self._silence = SILENCE[encoding]
         self._chunker = Chunker(rate_hz * PTIME_MS // 1000 * SAMPLE_BYTES[encoding])
         self._media_ms = 0
+        self._begun = False
 
     def receive(
         self, payload: bytes, timestamp_ms: int | None, elapsed_ms: int
@@ -84,10 +85,12 @@ class Edge:
         """
         frames = []
         if timestamp_ms is None:
-            behind, limit = elapsed_ms - self._media_ms, STALL_MS
+            limit = STALL_MS if self._begun else PTIME_MS  # the first frame stands where it came
+            behind = elapsed_ms - self._media_ms
         else:
             believed_ms = min(timestamp_ms, elapsed_ms + AHEAD_MS)
             behind, limit = believed_ms - self._media_ms, GAP_MS
+        self._begun = True
         if behind > limit:
             last = self._chunker.flush(self._silence)
             if last is not None:
