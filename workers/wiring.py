@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from flowcatd.audio.wav import SampleFormat, wav_header
+import msgspec
+
 from flowcatd.call import Call
 from flowcatd.carriers.events import Started
-from flowcatd.links.disk import Disk
+from flowcatd.links.disk import Disk, GrowingFile
 from flowcatd.log import get_logger
 from flowcatd.options import Options
 from flowcatd.pipeline.chain import Chain
@@ -34,6 +36,7 @@ from flowcatd.processors.transcript import Transcript, render_json
 from flowcatd.processors.turns import Turns
 from flowcatd.processors.vad import Vad, webrtc_detector
 from flowcatd.record import Identity, Ledger, Outcome, new_call_id, render
+from flowcatd.recording import stereo_header
 from flowcatd.transports.carrier import CarrierSocket
 from workers.agents import Agent
 from workers.clock import WorkerClock
@@ -42,12 +45,13 @@ from workers.speech import Speech
 log = get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
     """One call and what is read from it when it is over."""
 
     call: Call
     transcript: Transcript
+    recording: GrowingFile | None = None
 
 
 class Wiring:
@@ -66,20 +70,22 @@ class Wiring:
     def open(self, socket: CarrierSocket, agent: Agent, identity: Identity) -> Parts:
         """A call on this socket, answered by this agent; its chain is linked once it starts."""
         ledger = Ledger(identity, datetime.now(UTC), self._clock.now())
-        transcript = Transcript()
 
         def wire_up(call: Call, started: Started) -> Chain:
             socket.notice({"type": "call", "call_id": call.id, "agent": agent.name})
-            stages = self._stages(call, socket, agent, started)
-            stages.extend(self._taps(call, socket, transcript))
+            stages = [*self._stages(call, socket, agent, started), *self._taps(parts, socket)]
             return Chain(stages, call, at_tail=call.at_tail, at_head=call.at_head)
 
-        return Parts(Call(ledger, self._options.calls, self._clock, wire_up), transcript)
+        call = Call(ledger, self._options.calls, self._clock, wire_up)
+        parts = Parts(call, Transcript())
+        return parts
 
     async def keep(self, parts: Parts, outcome: Outcome) -> None:
         """Write the transcript and the record; a disk that refuses is one log line."""
         call, options = parts.call, self._options.records
         ledger, name = call.ledger, call.id
+        if parts.recording is not None:
+            ledger.files.recording = (await parts.recording.close()).name
         entries = parts.transcript.entries()
         if options.transcript and entries:
             data = render_json(name, entries, dropped=parts.transcript.dropped)
@@ -103,8 +109,15 @@ class Wiring:
             log.error("call.leaked", call=name, leftovers=record.leftovers)
         if options.record:
             kept = await self._disk.write_whole(self._records / f"{name}.json", render(record))
-            if kept.problem:
-                self._lost(call, "record", kept.problem)
+            if kept.problem:  # the log is then the last place where it can stand
+                log.error(
+                    "record.lost",
+                    call=name,
+                    what="record",
+                    problem=kept.problem,
+                    record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
+                    pii_variables=record.variables,
+                )
 
     # --- the chain --------------------------------------------------------------------------------
 
@@ -135,26 +148,24 @@ class Wiring:
         if event == "no_input":
             call.ledger.turns.no_input += 1
 
-    def _taps(self, call: Call, socket: CarrierSocket, transcript: Transcript) -> list[Processor]:
-        taps: list[Processor] = [Figures(call.ledger)]
+    def _taps(self, parts: Parts, socket: CarrierSocket) -> list[Processor]:
+        taps: list[Processor] = [Figures(parts.call.ledger)]
         if self._options.records.transcript:
-            taps.append(transcript)
+            taps.append(parts.transcript)
         if socket.notices:
             taps.append(Notices(socket.notice))
         if self._options.records.recording:
-            taps.append(Recorder(lambda rate_hz: self._recording(call, rate_hz)))
+            taps.append(Recorder(partial(self._recording, parts)))
         return taps
 
-    def _recording(self, call: Call, rate_hz: int) -> Sink:
-        name = f"{call.id}.wav"
-        call.ledger.files.recording = name
-
-        def header(size: int) -> bytes:
-            return wav_header(rate_hz, 2, size // 4, SampleFormat.PCM16)
-
-        return self._disk.create(
-            self._records / name, header, lambda problem: self._lost(call, "recording", problem)
+    def _recording(self, parts: Parts, rate_hz: int) -> Sink:
+        call = parts.call
+        parts.recording = self._disk.create(
+            self._records / f"{call.id}.wav",
+            partial(stereo_header, rate_hz),
+            partial(self._lost, call, "recording"),
         )
+        return parts.recording
 
     def _lost(self, call: Call, what: str, problem: str) -> None:
         log.error("record.lost", call=call.id, what=what, problem=problem)

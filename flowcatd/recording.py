@@ -1,0 +1,213 @@
+"""Where every sample of a recording stands: two legs on the call's media time, made into blocks.
+
+A piece of audio is placed by its media time, never by its arrival, so the two legs cannot drift
+apart. What lies between pieces is silence. Where pieces overlap the one that came first stays: a
+packet sent twice changes nothing, and the outcome is the same whether the first had already been
+handed on as part of a block or not.
+
+Media times are whole milliseconds, pieces are whole samples. A piece that claims to start within a
+millisecond of the end of the one before it is taken to continue it; without that, 11,025 Hz audio
+would click at every piece. The claim is compared with media time anew for every piece, so the
+error never adds up.
+
+A leg keeps only what may still change (`window_ms`); `Recording.advance` makes the rest into blocks
+of one second, caller left, agent right, s16le. Pure: knows neither files nor the clock. The file
+format is `audio/wav.py`'s.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from flowcatd.audio.wav import SampleFormat, wav_header
+from flowcatd.errors import LocalError
+
+SAMPLE_BYTES = 2
+SNAP_MS = 1
+"""Media times are rounded to this, so they are believed to within this."""
+
+SPANS_MAX = 4096
+"""Separate stretches of sound in one leg's window; at one frame in two they last 160 s."""
+
+PAYLOAD_MAX = 0xFFFFFF00
+"""A little less than 32 bits, which must also count the header."""
+
+_Span = list[int]
+"""[first, one past the last]; a list, because the last one grows with every piece."""
+
+
+class Leg:
+    """One side's samples from `base` on; earlier ones have been taken and cannot change."""
+
+    def __init__(self, rate_hz: int, window_ms: int) -> None:
+        """Samples further than `window_ms` after `base` are refused."""
+        self._rate_hz = rate_hz
+        self._window = window_ms * rate_hz // 1000
+        self._snap = -(-SNAP_MS * rate_hz // 1000)
+        self.base = 0
+        """The first sample that has not been taken."""
+        self.end = 0
+        """One past the last sample that stands, or `base` when none does."""
+        self._next = 0
+        self._pcm = bytearray()  # always from base to end
+        self._spans: list[_Span] = []
+        self.refused = 0
+        """Samples that lay outside the window: placed too late, or too far ahead."""
+
+    def sample_at(self, media_ms: int) -> int:
+        """The sample that plays at this media time."""
+        return media_ms * self._rate_hz // 1000
+
+    def put(self, media_ms: int, pcm: bytes) -> None:
+        """A piece that claims this media time; it continues the one before if that is near enough."""
+        start = media_ms * self._rate_hz // 1000
+        if -self._snap <= start - self._next <= self._snap:
+            start = self._next
+        size = len(pcm)
+        self._next = end = start + size // SAMPLE_BYTES
+        if start == self.end and self._spans and end - self.base <= self._window and not size & 1:
+            self._pcm += pcm  # what nearly every piece does, and `place` would do
+            self._spans[-1][1] = self.end = end
+        else:
+            self.place(start, pcm)
+
+    def place(self, start: int, pcm: bytes) -> None:
+        """Put these samples from `start` on, wherever nothing stands yet."""
+        end = start + len(pcm) // SAMPLE_BYTES
+        if start < self.end or end - self.base > self._window or len(pcm) % SAMPLE_BYTES:
+            self._place_within(start, pcm)
+            return
+        if end == start:
+            return
+        self._pcm += bytes((start - self.end) * SAMPLE_BYTES)
+        self._pcm += pcm
+        spans = self._spans
+        if spans and (start == self.end or len(spans) == SPANS_MAX):
+            spans[-1][1] = end
+        else:
+            spans.append([start, end])
+        self.end = end
+
+    def clear(self, start: int) -> int:
+        """Forget all from `start` on; returns how many of those had been taken already."""
+        cut = max(start, self.base)
+        self._spans = [[first, min(last, cut)] for first, last in self._spans if first < cut]
+        self._find_end()
+        del self._pcm[(self.end - self.base) * SAMPLE_BYTES :]
+        self._next = min(self._next, cut)
+        return cut - start
+
+    def take(self, count: int) -> bytes:
+        """The next `count` samples, silence where nothing stands; they are now past changing."""
+        size = count * SAMPLE_BYTES
+        taken = bytes(self._pcm[:size])
+        del self._pcm[:size]
+        self.base = base = self.base + count
+        self._spans = [[max(first, base), last] for first, last in self._spans if last > base]
+        self._find_end()
+        return taken + bytes(size - len(taken))
+
+    def _place_within(self, start: int, pcm: bytes) -> None:
+        """The general case of `place`: clip to the window, then fill what is free."""
+        count = len(pcm) // SAMPLE_BYTES
+        first = min(max(start, self.base), start + count)
+        last = max(min(start + count, self.base + self._window), first)
+        self.refused += count - (last - first)
+        grow = (last - self.base) * SAMPLE_BYTES - len(self._pcm)
+        if last > first and grow > 0:
+            self._pcm += bytes(grow)
+        for span in self._free(first, last):
+            begin, end = span
+            at = (begin - self.base) * SAMPLE_BYTES
+            source = pcm[(begin - start) * SAMPLE_BYTES : (end - start) * SAMPLE_BYTES]
+            self._pcm[at : at + len(source)] = source
+            self._add(span)
+
+    def _free(self, first: int, last: int) -> list[_Span]:
+        """The stretches of [first, last) where nothing stands."""
+        free: list[_Span] = []
+        for begin, end in self._spans:
+            if end <= first:
+                continue
+            if begin >= last:
+                break
+            if begin > first:
+                free.append([first, begin])
+            first = end
+        if first < last:
+            free.append([first, last])
+        return free
+
+    def _add(self, span: _Span) -> None:
+        """Note a stretch that was free, joined to those it touches."""
+        merged: list[_Span] = []
+        for begin, end in sorted([*self._spans, span]):
+            if merged and (merged[-1][1] == begin or len(merged) == SPANS_MAX):
+                merged[-1][1] = end  # beyond the limit silence counts as sound
+            else:
+                merged.append([begin, end])
+        self._spans = merged
+        self._find_end()
+
+    def _find_end(self) -> None:
+        self.end = self._spans[-1][1] if self._spans else self.base
+
+
+class Recording:
+    """Both legs of one call, and the blocks that are done."""
+
+    def __init__(self, rate_hz: int, *, hold_ms: int, ahead_ms: int) -> None:
+        """`hold_ms` is how long sound may still be taken back, `ahead_ms` how early it may come."""
+        if rate_hz <= 0:
+            raise LocalError(f"a recording cannot have {rate_hz} samples a second")
+        self._rate_hz = rate_hz
+        self._hold_ms = hold_ms
+        # A block is a second, and it is taken when it is whole: up to one more second waits.
+        window_ms = hold_ms + ahead_ms + 1000
+        self.caller = Leg(rate_hz, window_ms)
+        self.agent = Leg(rate_hz, window_ms)
+
+    @property
+    def seconds(self) -> float:
+        """How much has been handed out as blocks."""
+        return self.caller.base / self._rate_hz
+
+    def advance(self, media_ms: int) -> list[bytes]:
+        """Media time has come to `media_ms`: the blocks that can no longer change, in order."""
+        target = self.caller.sample_at(media_ms - self._hold_ms)
+        blocks: list[bytes] = []
+        while self.caller.base + self._rate_hz <= target:
+            blocks.append(self._block(self._rate_hz))
+        return blocks
+
+    def finish(self, media_ms: int) -> list[bytes]:
+        """The call is over at `media_ms`: what is left, without what the agent had still to play."""
+        self.agent.clear(self.agent.sample_at(media_ms))
+        left = max(self.caller.end, self.agent.end) - self.caller.base
+        sizes = [self._rate_hz] * (left // self._rate_hz) + [left % self._rate_hz]
+        return [self._block(size) for size in sizes if size]
+
+    def _block(self, count: int) -> bytes:
+        return interleave(self.caller.take(count), self.agent.take(count))
+
+
+def interleave(left: bytes, right: bytes) -> bytes:
+    """Two equally long s16le legs as one stereo stream."""
+    both = array("h", bytes(len(left) + len(right)))
+    both[0::2] = array(
+        "h", left
+    )  # whole samples are moved, so the machine's byte order is no matter
+    both[1::2] = array("h", right)
+    return both.tobytes()
+
+
+def stereo_header(rate_hz: int, payload_bytes: int) -> bytes:
+    """What stands before `payload_bytes` of such a stream in a WAV file; its length is always the same.
+
+    Beyond the 4 GiB that the format can express it says "unknown", which readers take to mean all
+    that follows.
+    """
+    frames: int | None = payload_bytes // (2 * SAMPLE_BYTES)
+    if payload_bytes > PAYLOAD_MAX:
+        frames = None
+    return wav_header(rate_hz, 2, frames, SampleFormat.PCM16)
