@@ -46,10 +46,14 @@ def main() -> None:
     brain = DialogBrain(load_dialog(PING_PONG, "ping-pong"))
     brain.started(0.0)
     _report("key in a menu", lambda: _turns(brain, lambda: brain.digit("1", 1.0)))
-    _report("phrase with a slot", lambda: _turns(brain, lambda: brain.heard("on tuesday please", 1.0)))
+    _report(
+        "phrase with a slot", lambda: _turns(brain, lambda: brain.heard("on tuesday please", 1.0))
+    )
     _report("condition", lambda: _turns(brain, lambda: brain.heard("go on", 1.0)))
     dialog = load_dialog(APPOINTMENT.read_text(), APPOINTMENT.name)
-    _report("whole appointment calls", lambda: sum(_call(DialogBrain(dialog)) for _ in range(2_000)))
+    _report(
+        "whole appointment calls", lambda: sum(_call(DialogBrain(dialog)) for _ in range(2_000))
+    )
     start = time.perf_counter()
     for _ in range(5):
         load_dialog(APPOINTMENT.read_text(), APPOINTMENT.name)

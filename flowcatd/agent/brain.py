@@ -87,7 +87,7 @@ class Brain(Protocol):
         """Everything the brain asked to say has been heard, or was cut off."""
 
     def hook_result(self, hook_id: int, data: dict[str, object], now: float) -> None:
-        """A hook answered."""
+        """A hook answered; `data` is the whole answer as it came."""
 
     def hook_failed(self, hook_id: int, reason: str, now: float) -> None:
         """A hook did not."""
