@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+# ruff: noqa: T201, S603 - a script, for a terminal; runs the tools of .venv
+"""Every check in one order, for a person and for CI alike: stops at the first failure, prints times.
+
+    format · lint · types · house · pure · rest
+
+House is the structure of the code, pure needs no loop, socket or process and takes seconds, rest is
+everything else, slow scenarios last.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+
+HOUSE = ("tests/test_house.py",)
+PURE = (
+    "tests/flowcatd/test_options.py",
+    "tests/flowcatd/test_settings.py",
+    "tests/flowcatd/agent",
+    "tests/flowcatd/audio",
+    "tests/flowcatd/carriers",
+    "tests/flowcatd/providers",
+    "tests/supervisor/test_fleet.py",
+)
+STEPS = (
+    ("format", ("ruff", "format", "--check", ".")),
+    ("lint", ("ruff", "check", ".")),
+    ("types", ("mypy",)),
+    ("house", ("pytest", "-q", *HOUSE)),
+    ("pure", ("pytest", "-q", *PURE)),
+    ("rest", ("pytest", "-q", *(f"--ignore={path}" for path in (*HOUSE, *PURE)))),
+)
+
+
+def main() -> int:
+    """Run the steps."""
+    begun = time.monotonic()
+    for name, words in STEPS:
+        print(f"--- {name}", flush=True)
+        since = time.monotonic()
+        code = subprocess.run([BIN / words[0], *words[1:]], cwd=ROOT, check=False).returncode
+        seconds = time.monotonic() - since
+        if code:
+            print(f"--- {name} failed after {seconds:.1f} s", flush=True)
+            return 1
+        print(f"--- {name} {seconds:.1f} s", flush=True)
+    print(f"--- all good in {time.monotonic() - begun:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

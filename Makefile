@@ -1,0 +1,27 @@
+# One line per target; `make` alone lists them. Use another interpreter with `make PYTHON=python3.12 …`.
+PYTHON ?= python3
+CONFIG ?= conf/flowcatd.toml
+ARGS ?=
+
+.PHONY: help setup run call test lint
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
+
+setup:  ## make .venv what uv.lock says
+	@$(PYTHON) .ci/setup.py
+
+run:  ## start the daemon; Ctrl-C ends it; settings with ARGS="--set …"
+	@$(PYTHON) .ci/setup.py --then flowcatd serve --config $(CONFIG) $(ARGS)
+
+call:  ## place a spoken test call to the running daemon; say how with ARGS="…"
+	@$(PYTHON) .ci/setup.py --then flowcatd call $(ARGS)
+
+test:  ## install what the tests want, then run every check
+	@$(PYTHON) .ci/setup.py --extra espeak
+	@$(PYTHON) .ci/packages.py
+	@$(PYTHON) .ci/test.py
+
+lint:  ## format and lint what is here
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/ruff format . && .venv/bin/ruff check .

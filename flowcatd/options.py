@@ -1,0 +1,210 @@
+"""Every setting in types: one frozen value per section of `conf/flowcatd.toml`, same order, same names.
+
+`conf/flowcatd.toml` is the manual (what a setting does and how it can hurt); this is its shape. What
+is allowed stands beside the field as data (`Between`, `OneOf`), so that `settings.py` has one loop
+and no case per setting. A room is given its own section when it is made, never all of them, and
+nothing reads a setting on the 20 ms path.
+
+Times are seconds unless the name ends in `_ms`. Nothing here reads a file, the environment or a
+clock: `settings.py` reads text, `environment.py` knows the process's surroundings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The range a number must lie in, both ends included."""
+
+    low: float
+    high: float
+
+    def refusal(self, value: object) -> str:
+        """What is allowed, or an empty string when `value` is."""
+        fits = isinstance(value, int | float) and self.low <= value <= self.high
+        return "" if fits else f"must lie between {self.low:.15g} and {self.high:.15g}"
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The words a setting may be."""
+
+    words: tuple[str, ...]
+
+    def refusal(self, value: object) -> str:
+        """What is allowed, or an empty string when `value` is."""
+        return "" if value in self.words else f"must be one of {', '.join(self.words)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A reference to a secret: `env:NAME`, `file:/path`, `cred:name`, or empty for none.
+
+    The value itself is read in the worker (`environment.reveal`); no text form shows either.
+    """
+
+    reference: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.reference)
+
+    def __repr__(self) -> str:
+        return "•••"
+
+    __str__ = __repr__
+
+
+Count = Annotated[int, Between(1, 1_000_000)]
+Seconds = Annotated[float, Between(0.1, 86_400)]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """[server]: where flowcatd is reached."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Between(0, 65_535)] = 6210
+    """TCP port of HTTP and WebSocket, shared by all workers; 0 takes a free one."""
+    public_url: str = ""
+    """How the outside world reaches us, `wss://…`; empty means as the request says."""
+    token: Secret = Secret()
+    """What a media connection from another machine must show; loopback needs none."""
+    max_connections: Count = 1024
+    """Open connections per worker, calls included."""
+    head_seconds: Seconds = 10.0
+    """How long a connection may take to say what it wants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """[workers]: how many processes, and how patient the supervisor is with them."""
+
+    count: Annotated[int, Between(0, 256)] = 0
+    """Worker processes; 0 is one per CPU this process may use."""
+    pin_cpus: bool = False
+    """Whether worker n stays on the n-th CPU."""
+    ready_seconds: Seconds = 20.0
+    """From fork to serving; a worker that takes longer is killed and counted as crashed."""
+    stop_seconds: Seconds = 5.0
+    """What a worker gets beyond calls.end_seconds to be gone, before it is killed."""
+    restart_cap_seconds: Seconds = 30.0
+    """The longest pause before a crashing worker is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """[calls]: how many, how long, and how they end."""
+
+    per_worker: Count = 200
+    """Live calls per worker; one more is refused."""
+    start_seconds: Seconds = 10.0
+    """From the socket's opening to the carrier's start message."""
+    silence_seconds: Seconds = 20.0
+    """How long no media at all may come while a call is up."""
+    max_seconds: Seconds = 3600.0
+    """The longest call."""
+    drain_seconds: Seconds = 60.0
+    """What live calls get to finish once the daemon was told to drain."""
+    end_seconds: Seconds = 5.0
+    """The deadline for a call's teardown."""
+    retry_after_seconds: Annotated[int, Between(1, 3600)] = 5
+    """What a refused caller is told to wait; whole seconds, as Retry-After wants it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """[agents]: who answers."""
+
+    directory: str = "agents"
+    """Where the agent files are, relative to the configuration file."""
+    default: str = "appointment"
+    """The agent of a call that names none: a file's name without its ending, or `echo`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """[speech]: hearing and speaking."""
+
+    hearing: str = "auto"
+    """`auto`, `none`, or the name of a speech-to-text row."""
+    voice: str = "auto"
+    """`auto`, `none`, or the name of a text-to-speech row."""
+    hearing_helpers: Annotated[int, Between(1, 64)] = 1
+    """Recogniser processes per worker, for rows that run on this machine."""
+    speaking_helpers: Annotated[int, Between(1, 64)] = 1
+    """Synthesiser processes per worker, for rows that run on this machine."""
+    voice_cache_mb: Annotated[int, Between(0, 4096)] = 32
+    """Spoken lines kept per worker, in MiB; 0 keeps none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """[turns]: who has the floor."""
+
+    start_ms: Annotated[int, Between(20, 1000)] = 60
+    """Voice that makes an utterance, in ms."""
+    stop_ms: Annotated[int, Between(100, 5000)] = 450
+    """Silence that ends an utterance, in ms."""
+    longest_seconds: Annotated[float, Between(1, 600)] = 30.0
+    """The longest turn of a caller; it is taken as ended then."""
+    barge_in: bool = True
+    """Whether a caller may talk over the agent."""
+    barge_in_ms: Annotated[int, Between(20, 5000)] = 240
+    """Voice over the agent that takes the floor, in ms."""
+    pre_roll_ms: Annotated[int, Between(0, 2000)] = 300
+    """Audio from before the utterance was noticed that is recognised too, in ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playout:
+    """[playout]: agent audio on its way to the caller."""
+
+    lead_ms: Annotated[int, Between(20, 10_000)] = 240
+    """How far ahead of being heard audio is sent, in ms."""
+    queue_seconds: Annotated[float, Between(1, 3600)] = 120.0
+    """Unsent agent audio a call may hold, in seconds of audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """[records]: what remains of a call."""
+
+    directory: str = ""
+    """Where; empty is systemd's state directory, or else `var/records` beside the current one."""
+    recording: bool = True
+    """Whether the audio of both sides is kept."""
+    transcript: bool = True
+    """Whether the words of both sides are kept."""
+    record: bool = True
+    """Whether the call's figures and outcome are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """[log]: what is written to standard error."""
+
+    level: Annotated[str, OneOf(("debug", "info", "warning", "error"))] = "info"
+    """The least important line that is written."""
+    format: Annotated[str, OneOf(("auto", "text", "json"))] = "auto"
+    """`auto` is text on a terminal and JSON lines elsewhere."""
+    private: bool = False
+    """Whether fields with callers' words, digits and numbers are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The whole configuration."""
+
+    server: Server = field(default_factory=Server)
+    workers: Workers = field(default_factory=Workers)
+    calls: Calls = field(default_factory=Calls)
+    agents: Agents = field(default_factory=Agents)
+    speech: Speech = field(default_factory=Speech)
+    turns: Turns = field(default_factory=Turns)
+    playout: Playout = field(default_factory=Playout)
+    records: Records = field(default_factory=Records)
+    log: Log = field(default_factory=Log)

@@ -1,0 +1,95 @@
+"""What is printed once all workers serve: where to reach flowcatd, how to try it, how to end it.
+
+Text for a person, with colours on a terminal; one JSON object on one line for a program. This goes
+to standard output, while log lines go to standard error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from workers.plan import MEDIA_PATH
+
+DEFAULT_URL = "ws://127.0.0.1:6210"
+"""Where `flowcatd call` calls when it is not told."""
+
+# A wildcard address is no address to connect to; from this machine loopback is.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 translated away from, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What there is to say."""
+
+    version: str
+    host: str
+    port: int
+    public_url: str
+    carriers: tuple[str, ...]
+    workers: int
+    agent: str
+    records: str
+    """A directory, or empty when nothing is kept."""
+    command: str
+    """How this program was called."""
+    seconds: float
+    """From the start to the last worker's readiness."""
+    pid: int
+
+
+def url_of(reached: Reached) -> str:
+    """`ws://host:port`, or the public address where one is set."""
+    if reached.public_url:
+        return reached.public_url.rstrip("/")
+    host = _WILDCARDS.get(reached.host, reached.host)
+    return f"ws://[{host}]:{reached.port}" if ":" in host else f"ws://{host}:{reached.port}"
+
+
+def media_urls(reached: Reached) -> dict[str, str]:
+    """Carrier to the address of its media socket."""
+    url = url_of(reached)
+    return {
+        name: url + MEDIA_PATH.format(provider=name, run_id="RUN_ID") for name in reached.carriers
+    }
+
+
+def render_text(reached: Reached, *, coloured: bool) -> str:
+    """Several lines, ending with a line end."""
+    bold, dim, plain = ("\x1b[1m", "\x1b[2m", "\x1b[0m") if coloured else ("", "", "")
+    workers = "1 worker" if reached.workers == 1 else f"{reached.workers} workers"
+    head = f"{bold}flowcatd {reached.version} is ready{plain}: {workers}, {reached.seconds:.2f} s"
+    names = dict.fromkeys(media_urls(reached).values())
+    rows = [("media", url) for url in names]
+    rows += [
+        ("call it", _how_to_call(reached)),
+        ("agent", reached.agent),
+        ("records", reached.records or "none are kept"),
+        ("stop", f"Ctrl-C   (let calls finish: kill -TERM {reached.pid})"),
+    ]
+    lines = []
+    last = ""
+    for name, value in rows:
+        shown = "" if name == last else name
+        lines.append(f"  {dim}{shown:<9}{plain}{value}")
+        last = name
+    return "\n".join([head, *lines]) + "\n"
+
+
+def _how_to_call(reached: Reached) -> str:
+    """The caller's default address need not be said."""
+    if url_of(reached) == DEFAULT_URL:
+        return f"make call   or   {reached.command} call"
+    return f"{reached.command} call {url_of(reached)}"
+
+
+def render_json(reached: Reached) -> str:
+    """One line."""
+    facts = asdict(reached) | {
+        "event": "ready",
+        "url": url_of(reached),
+        "media": media_urls(reached),
+        "seconds": round(reached.seconds, 3),
+    }
+    return msgspec.json.encode(facts).decode() + "\n"

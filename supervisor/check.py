@@ -1,0 +1,125 @@
+"""`flowcatd check`: everything that can be found wrong before a daemon runs, in one go.
+
+The settings, every agent file, the default agent's name, every provider row of the operator, and the
+references to secrets. All problems are printed, each as `file:line: key: sentence`; then the exit
+code is 1. `serve` looks at the same before it forks, so a mistake costs one clear line and not a
+crash loop. Nothing is connected to and no engine is started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from flowcatd.agent.dialog_file import check_dialog
+from flowcatd.environment import reveal
+from flowcatd.errors import ConfigError, nearest
+from flowcatd.options import Secret
+from flowcatd.settings import check_options
+from supervisor.config import Config, add_config_arguments, open_config, read_config, read_text
+
+BUILT_IN_AGENTS = ("echo",)
+"""Agents that have no file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `flowcatd check`."""
+    add_config_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="the problems as one line of JSON")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, help="only these agent (*.yaml) and provider (*.toml) files"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is wrong; the result is the exit code."""
+    problems = (
+        [problem for path in args.paths for problem in check_path(path)]
+        if args.paths
+        else _check_all(args.config, args.overrides)
+    )
+    if args.json:
+        rows = [{"where": p.where, "key": p.key, "problem": p.problem} for p in problems]
+        sys.stdout.write(msgspec.json.encode({"good": not rows, "problems": rows}).decode() + "\n")
+    elif problems:
+        print_problems(problems)
+    else:
+        sys.stdout.write("configuration is good\n")
+    return 1 if problems else 0
+
+
+def check_files(config: Config) -> list[ConfigError]:
+    """What is wrong around settings that are themselves in order."""
+    problems: list[ConfigError] = []
+    for path in _files(config.agents_directory, ".yaml", ".yml"):
+        problems += check_path(path)
+    for path in _files(config.providers_directory, ".toml"):
+        problems += check_path(path)
+    problems += _check_default_agent(config)
+    problems += _caught(lambda: _check_secret(config.options.server.token))
+    return problems
+
+
+def check_path(path: Path) -> list[ConfigError]:
+    """What is wrong with one agent or provider file, told apart by its ending."""
+    if path.suffix in {".yaml", ".yml"}:
+        return _caught(lambda: check_dialog(read_text(path), str(path)))
+    if path.suffix == ".toml":
+        return _caught(lambda: _check_rows(read_text(path), str(path)))
+    return [ConfigError(str(path), "is neither an agent (*.yaml) nor provider rows (*.toml)")]
+
+
+def print_problems(problems: Sequence[ConfigError]) -> None:
+    """One line each, on standard error."""
+    for problem in problems:
+        sys.stderr.write(f"flowcatd: {problem}\n")
+
+
+def _check_all(file: Path | None, overrides: list[str]) -> list[ConfigError]:
+    try:
+        where, text = read_config(file)
+        problems = check_options(text or "", where, overrides)
+        return problems or check_files(open_config(file, overrides))
+    except ConfigError as error:
+        return [error]
+
+
+def _check_secret(secret: Secret) -> list[ConfigError]:
+    reveal(secret)
+    return []
+
+
+def _check_default_agent(config: Config) -> list[ConfigError]:
+    name = config.options.agents.default
+    paths = _files(config.agents_directory, ".yaml", ".yml")
+    known = [*BUILT_IN_AGENTS, *(path.stem for path in paths)]
+    if name in known:
+        return []
+    problem = f"'{name}' has no file in {config.agents_directory}{nearest(name, known)}"
+    return [ConfigError(config.where, problem, key="agents.default")]
+
+
+def _check_rows(text: str, where: str) -> list[ConfigError]:
+    # Late, because most machines have no rows of their own to check.
+    importlib.import_module("flowcatd.providers.row").load_rows(text, where)
+    return []
+
+
+def _files(directory: Path, *endings: str) -> list[Path]:
+    """Its files with these endings, sorted; none when there is no such directory."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.suffix in endings)
+
+
+def _caught(check: Callable[[], list[ConfigError]]) -> list[ConfigError]:
+    """What a check found, or raised."""
+    try:
+        return check()
+    except ConfigError as error:
+        return [error]

@@ -1,0 +1,74 @@
+"""The command `flowcatd`: one row per sub-command, each imported only when it was chosen.
+
+A sub-command is a module with `add_arguments(parser)` and `run(args) -> int`. What a person can put
+right is told in one line on standard error; a traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import flowcatd
+from flowcatd.errors import ConfigError, FlowcatdError
+from workers.plan import ExitCode
+
+COMMANDS = {
+    "serve": ("supervisor.main", "run the daemon"),
+    "check": ("supervisor.check", "say whether configuration, agents and providers are good"),
+    "call": ("flowcatd.caller.cli", "place a call to a running daemon, and show it"),
+    "demo": ("supervisor.demo", "start a daemon, place a spoken call, play or keep it"),
+}
+"""Name to module and meaning."""
+
+_EPILOG = """\
+exit codes (call and demo tell their own):
+  0    all was done; for serve: it was told to end
+  1    check: something is wrong; serve: its workers failed to start, or a bug
+  2    the command line was not understood
+  71   the address cannot be listened on
+  78   the configuration is wrong
+  130  interrupted before anything was running
+
+`flowcatd COMMAND --help` tells more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the result is the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(words)
+        if args.command == "version":
+            sys.stdout.write(f"flowcatd {flowcatd.__version__}\n")
+            return ExitCode.OK
+        code: int = importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except FlowcatdError as error:
+        sys.stderr.write(f"flowcatd: {error}\n")
+        return ExitCode.CONFIG if isinstance(error, ConfigError) else ExitCode.CRASHED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away, as in `flowcatd check | head`.
+        sys.stderr.close()
+        return ExitCode.CRASHED
+    return code
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="flowcatd",
+        description="Voice agents on the telephone and in the browser, on your own machines.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), "")
+    for name, (module, meaning) in COMMANDS.items():
+        sub = commands.add_parser(name, help=meaning, description=meaning)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(sub)
+    commands.add_parser("version", help="say which flowcatd this is")
+    return parser.parse_args(words)

@@ -1,0 +1,205 @@
+"""Forking, signalling and reaping: exactly what the fleet decided, and what came of it as events.
+
+Signal handlers only enqueue: Python writes each signal's number into a pipe (`set_wakeup_fd`) and
+the one `poll` of the supervisor reads it. A worker tells that it serves through a pipe of its own,
+and notices our death by another, whose write end nobody but this process holds.
+
+All signals are blocked across the fork: the child shares the pipe until it lets go of it, so a
+signal meant for a newborn would otherwise be taken for one of ours. The child leads a process group
+of its own (a terminal's Ctrl-C must not bypass the supervisor) and reads from /dev/null.
+
+Modules whose rooms are pure are imported before the fork, and the collector is told to leave them
+alone (gc.freeze), so that workers share their pages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import math
+import os
+import pkgutil
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from flowcatd.errors import ConfigError
+from supervisor.fleet import Exited, Forked, ForkFailed, Ready
+from workers.plan import READY_MARK, ExitCode
+
+HEARD = frozenset({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+"""The signals that arrive as `Told` (SIGCHLD: as `Exited`)."""
+
+_PURE_PACKAGES = ("flowcatd.carriers", "flowcatd.agent", "flowcatd.providers")
+_PURE_ROOMS = ("flowcatd.frames", "flowcatd.services", "flowcatd.wake")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """This process was sent a signal."""
+
+    number: int
+
+
+News = Exited | Ready | Told
+Run = Callable[[int, int], int]
+"""A worker's whole life: given its ready_fd and alive_fd, it returns its exit code."""
+
+
+def preload() -> None:
+    """Import what is the same in every worker and starts nothing; then freeze it."""
+    names = list(_PURE_ROOMS)
+    for package in _PURE_PACKAGES:
+        paths = importlib.import_module(package).__path__
+        names += [f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)]
+    for name in names:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+class Children:
+    """The processes of this supervisor; one per program, because signals are the program's."""
+
+    def __init__(self) -> None:
+        self._ready: dict[int, int] = {}
+        """Read end of a worker's ready pipe to its pid."""
+        self._alive_read, self._alive_write = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in HEARD:
+            signal.signal(number, _enqueued)
+
+    def fork(self, slot: int, run: Run, *, cpu: int | None) -> Forked | ForkFailed:
+        """Start a process that does nothing but `run`."""
+        ready_read, ready_write = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os.close(ready_read)
+                self._live(run, ready_write, cpu)
+        except OSError:
+            os.close(ready_read)
+            os.close(ready_write)
+            return ForkFailed(slot)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(ready_write)
+        self._ready[ready_read] = pid
+        return Forked(slot, pid)
+
+    def send(self, pid: int, number: int) -> None:
+        """Signal a child; one that is gone already is no news."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def wait(self, seconds: float | None) -> list[News]:
+        """What happened, at the latest after `seconds`: who is ready, who is gone, what we were told."""
+        poll = select.poll()
+        for descriptor in (self._wake_read, *self._ready):
+            poll.register(descriptor, select.POLLIN)
+        # Rounded up: a timer that is asked for a little early would spin until it is due.
+        due = {descriptor for descriptor, _ in poll.poll(_milliseconds(seconds))}
+        news: list[News] = []
+        # Ready before gone, so that a worker that served for a moment has served.
+        for descriptor in due & self._ready.keys():
+            news += self._read_ready(descriptor)
+        if self._wake_read in due:
+            numbers = os.read(self._wake_read, 4096)
+            news += [Told(number) for number in numbers if number != signal.SIGCHLD]
+            news += _reap()
+        return news
+
+    def close(self) -> None:
+        """Let go of signals and pipes; workers that still live take it for our death."""
+        signal.set_wakeup_fd(-1)
+        for number in HEARD:
+            signal.signal(number, signal.SIG_DFL)
+        self._close_pipes()
+        os.close(self._alive_read)
+
+    def _read_ready(self, descriptor: int) -> list[News]:
+        mark = os.read(descriptor, len(READY_MARK))
+        os.close(descriptor)
+        pid = self._ready.pop(descriptor)
+        return [Ready(pid)] if mark == READY_MARK else []
+
+    def _close_pipes(self) -> None:
+        for descriptor in (self._alive_write, self._wake_read, self._wake_write, *self._ready):
+            os.close(descriptor)
+
+    def _live(self, run: Run, ready_fd: int, cpu: int | None) -> NoReturn:
+        """The child, from its first instruction to its last."""
+        code: int = ExitCode.CRASHED
+        try:
+            self._become_worker(cpu)
+            code = run(ready_fd, self._alive_read)
+        except ConfigError as error:
+            sys.stderr.write(f"flowcatd: {error}\n")
+            code = ExitCode.CONFIG
+        except BaseException:  # noqa: BLE001 a child must end here, whatever happened to it
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _become_worker(self, cpu: int | None) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in HEARD:
+            signal.signal(number, signal.SIG_DFL)
+        self._close_pipes()
+        os.setpgid(0, 0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def now() -> float:
+    """The supervisor's clock, in monotonic seconds."""
+    return time.monotonic()
+
+
+def age() -> float:
+    """Seconds since this process began, as the kernel counts them (proc_pid_stat(5), field 22)."""
+    status = Path("/proc/self/stat").read_text(encoding="utf-8")
+    began = int(status.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+
+
+def _enqueued(_number: int, _frame: object) -> None:
+    """The number is in the pipe already."""
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else max(0, math.ceil(seconds * 1000))
+
+
+def _reap() -> list[News]:
+    """Everybody who is gone: also orphans, which come to us when we are process 1."""
+    gone: list[News] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return gone
+        if pid == 0:
+            return gone
+        code = os.waitstatus_to_exitcode(status)
+        gone.append(Exited(pid, max(code, 0), max(-code, 0)))
