@@ -73,10 +73,6 @@ class Server:
     """How the outside world reaches us, `wss://…`; empty means as the request says."""
     token: Secret = Secret()
     """What a media connection from another machine must show; loopback needs none."""
-    max_connections: Count = 1024
-    """Open connections per worker, calls included."""
-    head_seconds: Seconds = 10.0
-    """How long a connection may take to say what it wants."""
 
 
 @dataclass(frozen=True, slots=True)

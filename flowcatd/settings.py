@@ -94,15 +94,8 @@ def _needs_token(options: Options) -> str:
     )
 
 
-def _fits_connections(options: Options) -> str:
-    if options.server.max_connections >= options.calls.per_worker:
-        return ""
-    return f"must be at least calls.per_worker, which is {options.calls.per_worker}"
-
-
 _RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (
     ("server.token", _needs_token),
-    ("server.max_connections", _fits_connections),
 )
 """Rules that join two settings: the key to name, and what is wrong with it (or nothing)."""
 

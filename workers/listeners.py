@@ -13,7 +13,6 @@ Everything that can be refused is refused before the handshake, as an HTTP answe
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import secrets
 import socket
 from collections.abc import Mapping
@@ -24,10 +23,10 @@ from aiohttp import web
 from flowcatd import __version__
 from flowcatd.carriers.catalogue import carrier_names, open_carrier
 from flowcatd.carriers.json_media import JsonMedia
-from flowcatd.errors import CapacityError, CarrierError, ConfigError, nearest
+from flowcatd.errors import CapacityError, CarrierError, nearest
 from flowcatd.log import get_logger
-from flowcatd.options import Server
 from flowcatd.record import Reason
+from flowcatd.settings import is_loopback
 from flowcatd.transports.carrier import CLOSE_SECONDS, CarrierSocket
 from workers.agents import Agent
 from workers.calls import CallTable
@@ -65,7 +64,6 @@ class Doors:
 
     def __init__(
         self,
-        options: Server,
         token: str,
         table: CallTable,
         wiring: Wiring,
@@ -73,7 +71,6 @@ class Doors:
         identity: tuple[int, str],
     ) -> None:
         """`token` is the secret revealed; `identity` is the worker's slot and the default agent."""
-        self._options = options
         self._token = token
         self._table = table
         self._wiring = wiring
@@ -89,10 +86,9 @@ class Doors:
         application.router.add_get("/telephony/ws/{provider}/{run_id}", self._media)
         return application
 
-    async def _index(self, _request: web.Request) -> web.Response:
+    async def _index(self, request: web.Request) -> web.Response:
         carriers = "\n".join(
-            f"  ws://{self._options.host}:{self._options.port}/telephony/ws/{name}/RUN_ID"
-            for name in carrier_names()
+            f"  ws://{request.host}/telephony/ws/{name}/RUN_ID" for name in carrier_names()
         )
         text = (
             f"flowcatd {__version__} answers calls here.\n\n"
@@ -138,7 +134,7 @@ class Doors:
         return core, agent
 
     def _may_enter(self, request: web.Request) -> bool:
-        if _is_loopback(request.remote):
+        if is_loopback(request.remote or ""):
             return True
         given = request.query.get("token", "").encode()
         return bool(self._token) and hmac.compare_digest(given, self._token.encode())
@@ -156,7 +152,7 @@ class Doors:
         if wire is None:
             return response  # it went away during the handshake
         carrier = CarrierSocket(response, wire, core)
-        carrier.notices = request.query.get("events") == "1" and _is_loopback(request.remote)
+        carrier.notices = request.query.get("events") == "1" and is_loopback(request.remote or "")
         identity = identity_of(
             run_id=request.match_info["run_id"][:RUN_ID_LIMIT],
             carrier=core.row.name,
@@ -181,13 +177,6 @@ class Doors:
             self._table.remove(call)
 
 
-def _is_loopback(address: str | None) -> bool:
-    try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 def _refusal(status: int, problem: str, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.json_response({"error": problem}, status=status, headers=headers)
 
@@ -203,10 +192,3 @@ def _http_error(status: int, problem: str) -> web.HTTPException:
     log.info("connection.refused", status=status, why=problem)
     body = web.json_response({"error": problem}).body
     return _ERRORS[status](body=body, content_type="application/json")
-
-
-def check_server(options: Server, token: str) -> None:
-    """A door open to other machines needs a token; ConfigError otherwise."""
-    if not _is_loopback(options.host) and options.host != "localhost" and not token:
-        problem = "is needed when server.host is not a loopback address"
-        raise ConfigError("configuration", problem, key="server.token")

@@ -26,10 +26,10 @@ from flowcatd.record import Reason
 from workers.agents import load_agents
 from workers.calls import CallTable
 from workers.clock import WorkerClock
-from workers.listeners import BACKLOG, Doors, check_server, listen
+from workers.listeners import BACKLOG, Doors, listen
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
 from workers.speech import Speech
-from workers.wiring import Wiring
+from workers.wiring import Wiring, warm
 
 log = get_logger()
 
@@ -72,7 +72,6 @@ class _Worker:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_loop_raised)
         token = reveal(options.server.token)
-        check_server(options.server, token)
         agents = load_agents(plan.agents_directory, options.agents.default)
         self._watch(loop)
         table = CallTable(options.calls)
@@ -81,10 +80,9 @@ class _Worker:
         try:
             door = listen(options.server.host, plan.port)
             await speech.start()
+            warm()
             wiring = Wiring(options, WorkerClock(loop), speech, disk, plan.records_directory)
-            doors = Doors(
-                options.server, token, table, wiring, agents, (plan.slot, options.agents.default)
-            )
+            doors = Doors(token, table, wiring, agents, (plan.slot, options.agents.default))
             runner = web.AppRunner(
                 doors.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0
             )

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import msgspec
 
+from flowcatd.audio.resample import Resampler
 from flowcatd.call import Call
-from flowcatd.carriers.events import Started
+from flowcatd.carriers.events import Encoding, Started
 from flowcatd.links.disk import Disk, GrowingFile
 from flowcatd.log import get_logger
+from flowcatd.media import frame_bytes
 from flowcatd.options import Options
 from flowcatd.pipeline.chain import Chain
 from flowcatd.pipeline.processor import Processor
@@ -38,6 +40,7 @@ from flowcatd.processors.vad import Vad, webrtc_detector
 from flowcatd.record import Identity, Ledger, Outcome, new_call_id, render
 from flowcatd.recording import stereo_header
 from flowcatd.transports.carrier import CarrierSocket
+from flowcatd.transports.edge import Edge
 from workers.agents import Agent
 from workers.clock import WorkerClock
 from workers.speech import Speech
@@ -170,6 +173,19 @@ class Wiring:
     def _lost(self, call: Call, what: str, problem: str) -> None:
         log.error("record.lost", call=call.id, what=what, problem=problem)
         call.ledger.problem(what, problem)
+
+
+def warm() -> None:
+    """Make now what the first call would otherwise wait for: tables, filters, the detector."""
+    silence = bytes(frame_bytes(8000))
+    for encoding in Encoding:
+        edge = Edge(encoding, 8000)
+        edge.receive(edge.encode(silence), None, 0)
+    detector = webrtc_detector()
+    if detector is not None:
+        detector.is_speech(silence, 8000)
+    for from_hz, to_hz in ((8000, 16000), (16000, 8000)):
+        Resampler(from_hz, to_hz).push(silence)
 
 
 def identity_of(*, run_id: str, carrier: str, agent: str, slot: int, token: str) -> Identity:

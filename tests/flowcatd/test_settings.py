@@ -93,10 +93,6 @@ def test_an_empty_text_is_the_defaults():
             "[server]\nhost = '0.0.0.0'",
             "c:1: server.token: is needed because server.host '0.0.0.0' is reachable from other",
         ),
-        (
-            "[server]\nmax_connections = 3",
-            "c:2: server.max_connections: must be at least calls.per_worker, which is 200",
-        ),
     ],
 )
 def test_a_mistake_is_told_with_its_place(text, said):
