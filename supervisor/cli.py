@@ -19,7 +19,7 @@ COMMANDS = {
     "serve": ("supervisor.main", "run the daemon"),
     "check": ("supervisor.check", "say whether configuration, agents and providers are good"),
     "call": ("flowcatd.caller.cli", "place a call to a running daemon, and show it"),
-    "demo": ("supervisor.demo", "start a daemon, place a spoken call, play or keep it"),
+    "demo": ("supervisor.demo", "show the pipeline, or check an echo over a WebSocket"),
 }
 """Name to module and meaning."""
 
