@@ -16,7 +16,7 @@ iterator stops the work behind it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -92,7 +92,7 @@ class Voice(Protocol):
     rate_hz: int
     """The sample rate of what `speak` yields."""
 
-    def speak(self, text: str) -> AsyncIterator[bytes]:
+    def speak(self, text: str) -> AsyncGenerator[bytes, None]:
         """Yield the line as s16le mono at `rate_hz`, in pieces as they are made.
 
         Raises LinkError or ProviderError when it cannot be said.

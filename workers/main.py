@@ -76,7 +76,8 @@ class _Worker:
         self._watch(loop)
         table = CallTable(options.calls)
         disk = Disk()
-        speech = Speech(options.speech, plan.providers_directory)
+        voices = {agent.voice for agent in agents.values()}
+        speech = Speech(options.speech, plan.providers_directory, voices)
         try:
             door = listen(options.server.host, plan.port)
             await speech.start()

@@ -1,0 +1,354 @@
+"""The recogniser's process: pocketsphinx under a grammar, several utterances at a time.
+
+`python -m flowcatd.links.sphinx_helper`, with its worker's socket as standard input. One blocking
+loop takes messages in order; audio is searched as it comes, so that only a few milliseconds are
+left when the utterance ends. Each open utterance needs a decoder (31 MB); they are made when first
+needed, up to MOST_DECODERS; an utterance beyond that waits with its audio until one is free.
+
+A grammar alone accepts anything: the search finds the nearest sentence. So each grammar gets a
+garbage path of single phones and noise beside it, entered at a cost (GARBAGE) that was chosen on
+human speech: what prefers phones to every sentence was none of them. And what holds no voiced sound
+at all (a cough, a knock) was no word. pocketsphinx gives no posterior for a grammar, so confidence
+is 1. Cepstral means start from those of telephone speech and follow the caller (`channel`).
+
+Figures: dependencies.md §6 and tests/human_speech. API: https://pocketsphinx.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from pocketsphinx import Config, Decoder, get_model_path
+
+from flowcatd.links.helper_wire import (
+    MOST_BYTES,
+    Audio,
+    Begin,
+    Finish,
+    Guessed,
+    Heard,
+    Hint,
+    Message,
+    Prepare,
+    Ready,
+    Stop,
+    Trouble,
+    Unpacker,
+    pack,
+)
+
+RATE_HZ = 16_000
+"""The bundled model knows no other."""
+MOST_DECODERS = 6
+MOST_GRAMMARS = 32
+"""Compiled grammars kept per decoder; the least used is dropped."""
+MOST_AUDIO_BYTES = 60 * RATE_HZ * 2
+"""Audio of one utterance; what comes after a minute is ignored."""
+
+GARBAGE = 1e-14
+"""What the garbage path weighs. 1e-12 rejects 1 in 50 good utterances more, 1e-18 admits twice as
+much off-topic speech; below 1e-28 the search drops the path altogether."""
+_NOISE = 1e-2  # a path of the model's noise units only: bursts and tones, never taken by words
+_CHANNEL = "45,27,-37,42,-26,2,10.5,-28,20,-14,1,7.5,-13"
+# Cepstral means of speech after 8 kHz µ-law: the model's own are those of a studio, and cost the
+# first words of each call.
+_HINT_BYTES = RATE_HZ * 2 * 300 // 1000  # a hint at most every 300 ms of audio
+
+_VOICED_FRAMES = 3  # of 20 ms: the shortest vowel of "six" is longer
+_VOICED = 0.45  # autocorrelation at the pitch: noise stays below 0.3, vowels are above 0.6
+_QUIET = 0.05  # of the loudest frame's energy: quieter frames are not judged
+
+NICENESS = 5
+"""The worker's audio goes first."""
+
+PHONES = (
+    *("AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH"),
+    *("IH", "IY", "JH", "K", "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH"),
+    *("UH", "UW", "V", "W", "Y", "Z", "ZH"),
+)
+"""The phones of the CMU dictionary, without stress."""
+
+# How English letters mostly sound, longest first at each place; a guess, and counted as one.
+_LETTERS = dict(
+    pair.split("=")
+    for line in (
+        "tion=SH AH N, sion=ZH AH N, ough=AO, eigh=EY, igh=AY, tch=CH, sch=SH, ch=CH, sh=SH, th=TH",
+        "ph=F, gh=G, ck=K, ng=NG, qu=K W, wh=W, kn=N, wr=R, dg=JH, ee=IY, ea=IY, oo=UW, ou=AW",
+        "ow=OW, oi=OY, oy=OY, ai=EY, ay=EY, au=AO, aw=AO, ie=IY, ei=AY, oa=OW, er=ER, ir=ER, ur=ER",
+        "ar=AA R, or=AO R, ss=S, ll=L, a=AE, b=B, c=K, d=D, e=EH, f=F, g=G, h=HH, i=IH, j=JH, k=K",
+        "l=L, m=M, n=N, o=AA, p=P, q=K, r=R, s=S, t=T, u=AH, v=V, w=W, x=K S, y=IY, z=Z, é=EY, è=EH",
+        "ä=EH, ö=ER, ü=UW, ß=S",
+    )
+    for pair in line.split(", ")
+)
+_LONGEST_LETTERS = 4
+
+
+def garbage_grammar(body: str) -> str:
+    """Complete a grammar body by its header and by the path for what is not in it."""
+    phones = " | ".join(f"gx{phone.lower()}" for phone in (*PHONES, "nsn", "spn"))
+    inner = re.sub(r"public\s+(<utterance>)", r"\1", body, count=1)
+    inner = re.sub(r"<[^>]*>|[^<]+", lambda part: _lowered(part.group()), inner)
+    return (
+        "#JSGF V1.0;\ngrammar flowcatd;\n"
+        f"public <gxtop> = /{1 - _NOISE:g}/ <utterance> | /{GARBAGE:g}/ <gxany> <gxany>+"
+        f" | /{_NOISE:g}/ <gxnoise>+;\n"
+        f"<gxany> = {phones};\n<gxnoise> = gxnsn | gxspn;\n{inner}\n"
+    )
+
+
+def _lowered(part: str) -> str:
+    return part if part.startswith("<") else part.lower()  # the dictionary is in small letters
+
+
+def grammar_words(body: str) -> set[str]:
+    """Give the words that a grammar body can put together, in small letters."""
+    plain = re.sub(r"<[^>]*>|/[^/]*/|\{[^}]*\}", " ", body)
+    plain = re.sub(r"[\[\]()|*+=;\"]", " ", plain)
+    return {word.lower() for word in plain.split() if word != "public"}
+
+
+def guess(word: str) -> str:
+    """Give phones for a word that stands in no dictionary, letter by letter."""
+    phones: list[str] = []
+    at = 0
+    letters = re.sub(r"e$", "", word) if len(word) > 3 else word  # a last e is mostly silent
+    while at < len(letters):
+        for size in range(_LONGEST_LETTERS, 0, -1):
+            sound = _LETTERS.get(letters[at : at + size])
+            if sound is not None and len(letters[at : at + size]) == size:
+                phones.append(sound)
+                at += size
+                break
+        else:
+            at += 1  # a digit or a sign has no sound
+    return " ".join(phones) or "AH"
+
+
+def is_voiced(pcm: bytes) -> bool:
+    """Whether any of it can have been a vowel: a pitch between 62 and 400 Hz, for 60 ms in all."""
+    samples: npt.NDArray[np.float64] = np.frombuffer(pcm, "<i2").astype(np.float64)
+    samples = samples[: len(samples) // 2 * 2].reshape(-1, 2).mean(axis=1)  # 8 kHz is enough
+    count = (len(samples) - 320) // 160 + 1
+    if count < _VOICED_FRAMES:
+        return False
+    frames = np.lib.stride_tricks.sliding_window_view(samples, 320)[::160]
+    frames = frames - frames.mean(axis=1, keepdims=True)
+    spectra = np.fft.rfft(frames, 1024, axis=1)
+    correlation = np.fft.irfft(np.abs(spectra) ** 2, axis=1)
+    energy = correlation[:, 0]
+    loud = energy > max(_QUIET * float(energy.max()), 1.0)
+    share = np.arange(320, 192, -1) / 320  # the overlap shrinks with the lag
+    peak = (correlation[:, 20:128] / share[20:128]).max(axis=1) / np.maximum(energy, 1.0)
+    return int(np.count_nonzero(loud & (peak > _VOICED))) >= _VOICED_FRAMES
+
+
+class Ear:
+    """One decoder and the grammars it has compiled."""
+
+    def __init__(self) -> None:
+        model = f"{get_model_path()}/en-us"
+        self._decoder = Decoder(
+            Config(
+                hmm=f"{model}/en-us",
+                dict=f"{model}/cmudict-en-us.dict",
+                lm=None,
+                bestpath=False,  # the second pass costs 50 to 1,800 ms and gains nothing here
+                loglevel="FATAL",
+            )
+        )
+        self._free_model = f"{model}/en-us.lm.bin"
+        self._grammars: OrderedDict[str, str] = OrderedDict()
+        self._made = 0
+        for phone in PHONES:
+            self._decoder.add_word(f"gx{phone.lower()}", phone, update=False)
+        self._decoder.add_word("gxspn", "+SPN+", update=False)
+        self._decoder.add_word("gxnsn", "+NSN+", update=True)
+
+    def prepare(self, grammar: str) -> int:
+        """Compile it unless that was done before; the number of words that had to be guessed."""
+        if grammar in self._grammars:
+            self._grammars.move_to_end(grammar)
+            return 0
+        guessed = [
+            word for word in sorted(grammar_words(grammar)) if not self._decoder.lookup_word(word)
+        ]
+        for word in guessed:
+            self._decoder.add_word(word, guess(word), update=word == guessed[-1])
+        self._made += 1
+        name = f"g{self._made}"
+        if grammar:
+            self._decoder.add_jsgf_string(name, garbage_grammar(grammar))
+        else:
+            self._decoder.add_lm_file(name, self._free_model)
+        self._grammars[grammar] = name
+        if len(self._grammars) > MOST_GRAMMARS:
+            _, oldest = self._grammars.popitem(last=False)
+            self._decoder.remove_search(oldest)
+        return len(guessed)
+
+    def begin(self, grammar: str, channel: str) -> None:
+        """An utterance begins under this grammar."""
+        self.prepare(grammar)
+        self._decoder.activate_search(self._grammars[grammar])
+        self._decoder.set_cmn(channel or _CHANNEL)
+        self._decoder.start_utt()
+
+    def push(self, pcm: bytes) -> None:
+        """Search on."""
+        self._decoder.process_raw(pcm)
+
+    def text(self) -> str:
+        """What it is so far; empty when it is none of the grammar's sentences."""
+        hypothesis = self._decoder.hyp()
+        words = hypothesis.hypstr if hypothesis is not None else ""
+        return "" if words.startswith("gx") else re.sub(r"\(\d+\)", "", words)
+
+    def end(self) -> tuple[str, str]:
+        """Give what was said, and the caller's channel as it is estimated now."""
+        self._decoder.end_utt()
+        return self.text(), str(self._decoder.get_cmn(False))
+
+
+class Utterance:
+    """One open utterance: its audio, and the ear it has or waits for."""
+
+    __slots__ = ("audio", "begin", "ear", "finished", "hint", "hinted_at")
+
+    def __init__(self, begin: Begin) -> None:
+        self.begin = begin
+        self.audio = bytearray()
+        self.ear: Ear | None = None
+        self.finished = False
+        self.hint = ""
+        self.hinted_at = 0
+
+
+class Recogniser:
+    """Messages in, messages out."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._ears: list[Ear] = [Ear()]
+        self._made = 1
+        self._open: dict[int, Utterance] = {}
+        self._waiting: deque[Utterance] = deque()
+
+    def take(self, message: Message) -> None:
+        """Do what the worker wants."""
+        match message:
+            case Prepare(grammar):
+                self._prepare(grammar)
+            case Begin():
+                self._open[message.job] = utterance = Utterance(message)
+                self._waiting.append(utterance)
+                self._assign()
+            case Audio(job, pcm):
+                self._audio(job, pcm)
+            case Finish(job) if job in self._open:
+                utterance = self._open[job]
+                utterance.finished = True
+                if utterance.ear is not None:
+                    self._answer(utterance)
+            case Stop(job) if job in self._open:
+                self._drop(self._open[job])
+            case _:
+                pass  # about an utterance that is over
+
+    def _prepare(self, grammar: str) -> None:
+        guessed = 0
+        for ear in self._ears:
+            try:
+                guessed = max(guessed, ear.prepare(grammar))
+            except (ValueError, RuntimeError):
+                return  # whoever begins an utterance with it is told
+        if guessed:
+            self._send(Guessed(guessed))
+
+    def _audio(self, job: int, pcm: bytes) -> None:
+        utterance = self._open.get(job)
+        if utterance is None or len(utterance.audio) + len(pcm) > MOST_AUDIO_BYTES:
+            return
+        utterance.audio += pcm
+        ear = utterance.ear
+        if ear is None:
+            return
+        ear.push(pcm)
+        if len(utterance.audio) - utterance.hinted_at >= _HINT_BYTES:
+            utterance.hinted_at = len(utterance.audio)
+            text = ear.text()
+            if text and text != utterance.hint:
+                utterance.hint = text
+                self._send(Hint(job, text))
+
+    def _assign(self) -> None:
+        """Give free ears to those that wait, in their order, with the audio they brought."""
+        while self._waiting and (self._ears or self._made < MOST_DECODERS):
+            utterance = self._waiting.popleft()
+            if not self._ears:
+                self._made += 1
+                self._ears.append(Ear())
+            ear = self._ears.pop()
+            try:
+                ear.begin(utterance.begin.grammar, utterance.begin.channel)
+            except (ValueError, RuntimeError):
+                self._ears.append(ear)
+                del self._open[utterance.begin.job]
+                reason = "the recogniser refused the grammar"
+                self._send(Trouble(utterance.begin.job, reason, retryable=False))
+                continue
+            utterance.ear = ear
+            if utterance.audio:
+                ear.push(bytes(utterance.audio))
+            if utterance.finished:
+                self._answer(utterance)
+
+    def _answer(self, utterance: Utterance) -> None:
+        assert utterance.ear is not None
+        text, channel = utterance.ear.end()
+        if text and not is_voiced(bytes(utterance.audio)):
+            text, channel = "", utterance.begin.channel
+        seconds = len(utterance.audio) / (2 * RATE_HZ)
+        job = utterance.begin.job
+        self._send(Heard(job, text, 1.0 if text else 0.0, seconds, channel))
+        self._forget(utterance)
+
+    def _drop(self, utterance: Utterance) -> None:
+        if utterance.ear is not None:
+            utterance.ear.end()
+        else:
+            self._waiting.remove(utterance)
+        self._forget(utterance)
+
+    def _forget(self, utterance: Utterance) -> None:
+        del self._open[utterance.begin.job]
+        if utterance.ear is not None:
+            self._ears.append(utterance.ear)
+            utterance.ear = None
+        self._assign()
+
+
+def main() -> None:
+    """Serve the worker until it is gone."""
+    os.nice(NICENESS)
+    line = socket.socket(fileno=os.dup(sys.stdin.fileno()))
+    unpacker = Unpacker()
+    recogniser = Recogniser(lambda message: line.sendall(pack(message)))
+    line.sendall(pack(Ready("pocketsphinx", RATE_HZ)))
+    while data := line.recv(MOST_BYTES):
+        for message in unpacker.feed(data):
+            recogniser.take(message)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):
+        sys.exit(0)  # the worker went first
