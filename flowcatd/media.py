@@ -16,8 +16,9 @@ PTIME_MS = 20
 class MediaPort(Protocol):
     """The far end, for the way out."""
 
-    has_marks: bool
-    """Whether the far end tells us when its playout has passed a mark."""
+    @property
+    def has_marks(self) -> bool:
+        """Whether the far end tells us when its playout has passed a mark."""
 
     def send_audio(self, pcm: bytes) -> None:
         """One frame of PTIME_MS, s16le mono at the call's rate."""

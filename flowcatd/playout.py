@@ -27,6 +27,9 @@ from flowcatd.media import PTIME_MS
 MARK_GRACE_MS = 1500
 """How long an overdue mark is believed to be still on its way; a carrier's round trip with a stall."""
 
+PACE_MS = 70
+"""What a letter takes to be said, where a line's length is not known yet; a calm voice needs 65."""
+
 MARKS_OPEN = 64
 """Marks awaiting their return; one a line, so far above any queue of lines."""
 
@@ -74,7 +77,9 @@ class PlayoutClock:
 
     def media_ms(self, now: float) -> int:
         """Where `now` is on media time."""
-        return 0 if self._origin is None else int((now - self._origin) * 1000)
+        if self._origin is None:
+            return 0
+        return int((now - self._origin) * 1000 + 0.001)  # so that at() comes back as it went
 
     def at(self, media_ms: int) -> float:
         """The monotonic time of a place on media time."""
@@ -122,10 +127,12 @@ class PlayoutClock:
 
     def mark_played(self, name: str, now: float) -> bool:
         """A mark came back; false when it is none of ours, or a clear overtook it."""
-        position = self._marks.pop(name, None)
+        position = self._marks.get(name)
         if position is None:
             return False
-        self._played_ms = max(self._played_ms, position)
+        self._played_ms = max(self._played_ms, position, self.heard_ms(now))
+        # Marks come back in order: one from before this one is lost, and what it stood for played.
+        self._marks = {other: at_ms for other, at_ms in self._marks.items() if at_ms > position}
         self.lag_ms = min(max(0, self.media_ms(now) - position), MARK_GRACE_MS)
         return True
 
@@ -148,6 +155,7 @@ class PlayoutClock:
             if line.start_ms is None or line.end_ms is None or line.end_ms > position:
                 break
             self._lines.popleft()
+            self._played_ms = max(self._played_ms, line.end_ms)  # what was told is not taken back
             done.append(Heard(line.text, line.start_ms, line.end_ms, complete=True))
         return done
 
@@ -173,13 +181,22 @@ class PlayoutClock:
         """Whether everything sent has been heard."""
         return self.quiet and self.heard_ms(now) >= self.end_ms
 
-    def cleared(self, now: float) -> tuple[int, list[Heard]]:
-        """The far end was told to forget: where hearing ended, and the lines as far as they got."""
+    def cleared(
+        self, now: float, *, unsent_ms: int = 0, made: bool = True
+    ) -> tuple[int, list[Heard]]:
+        """The far end was told to forget: where hearing ended, and the lines as far as they got.
+
+        `unsent_ms` of the line being sent had not left, and `made` says whether that was its rest.
+        """
         position = self.heard_ms(now)
         lines = self.heard(now)
         for line in self._lines:
             if line.start_ms is not None and line.start_ms < position:
-                end_ms = line.end_ms if line.end_ms is not None else self.end_ms
+                end_ms = line.end_ms
+                if end_ms is None:
+                    end_ms = self.end_ms + unsent_ms
+                    if not made:
+                        end_ms = max(end_ms, line.start_ms + PACE_MS * len(line.text))
                 text = cut(line.text, line.start_ms, end_ms, position)
                 lines.append(Heard(text, line.start_ms, position, complete=False))
         self._lines.clear()

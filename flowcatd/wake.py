@@ -11,6 +11,7 @@ Pure: `now` and `due` are monotonic seconds. Shells ask `wake_at()` and call `wa
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 
 REBUILD_FLOOR = 64
@@ -73,25 +74,33 @@ class WakeList:
         """Run everything due by `now`, in order; returns how many ran.
 
         A callback may add wakes; one that is due at once runs in the next round, so that a callback
-        which re-arms itself in the past cannot hold the loop.
+        which re-arms itself in the past cannot hold the loop. What a callback raises passes through,
+        and the rest of the round stays due.
         """
-        due: list[Wake] = []
+        due: deque[tuple[float, int, Wake]] = deque()
         heap = self._heap
         while heap and heap[0][0] <= now:
-            wake = heapq.heappop(heap)[2]
-            wake.queued = False
-            if wake.callback is None:
+            entry = heapq.heappop(heap)
+            entry[2].queued = False
+            if entry[2].callback is None:
                 self._cancelled -= 1
             else:
-                due.append(wake)
+                due.append(entry)
         ran = 0
-        for wake in due:
-            callback = wake.callback
-            if callback is None:
-                continue  # cancelled by an earlier callback of this round
-            wake.callback = None
-            ran += 1
-            callback()
+        try:
+            while due:
+                wake = due.popleft()[2]
+                callback = wake.callback
+                if callback is None:
+                    continue  # cancelled by an earlier callback of this round
+                wake.callback = None
+                ran += 1
+                callback()
+        finally:
+            for entry in due:  # only after a raise
+                if entry[2].callback is not None:
+                    entry[2].queued = True
+                    heapq.heappush(self._heap, entry)
         return ran
 
     def note_cancelled(self) -> None:

@@ -9,17 +9,18 @@ crash loop. Nothing is connected to and no engine is started.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from flowcatd.agent.dialog_file import check_dialog
+from flowcatd.agent.dialog_file import check_dialog, load_dialog
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, nearest
 from flowcatd.options import Secret
+from flowcatd.providers.catalogue import Catalogue
+from flowcatd.providers.row import load_rows
 from flowcatd.settings import check_options
 from supervisor.config import Config, add_config_arguments, open_config, read_config, read_text
 
@@ -61,6 +62,8 @@ def check_files(config: Config) -> list[ConfigError]:
     for path in _files(config.providers_directory, ".toml"):
         problems += check_path(path)
     problems += _check_default_agent(config)
+    if not problems:
+        problems += _check_speech(config)
     problems += _caught(lambda: _check_secret(config.options.server.token))
     return problems
 
@@ -105,9 +108,34 @@ def _check_default_agent(config: Config) -> list[ConfigError]:
 
 
 def _check_rows(text: str, where: str) -> list[ConfigError]:
-    # Late, because most machines have no rows of their own to check.
-    importlib.import_module("flowcatd.providers.row").load_rows(text, where)
+    load_rows(text, where)
     return []
+
+
+def _check_speech(config: Config) -> list[ConfigError]:
+    """Whether every voice and recogniser that is asked for by name is a row."""
+    rows = [
+        row
+        for path in _files(config.providers_directory, ".toml")
+        for row in load_rows(read_text(path), str(path))
+    ]
+    try:
+        catalogue = Catalogue(rows, str(config.providers_directory))
+    except ConfigError as error:
+        return [error]
+    speech = config.options.speech
+    asked = [("stt", speech.hearing, config.where, "speech.hearing")]
+    asked.append(("tts", speech.voice, config.where, "speech.voice"))
+    for path in _files(config.agents_directory, ".yaml", ".yml"):
+        voice = load_dialog(read_text(path), str(path)).voice
+        asked.append(("tts", voice or "auto", str(path), "voice"))
+    problems = []
+    for kind, name, where, key in asked:
+        try:
+            catalogue.choose(kind, name, runnable=(), where=where)
+        except ConfigError as error:
+            problems.append(ConfigError(where, error.problem, key=key))
+    return problems
 
 
 def _files(directory: Path, *endings: str) -> list[Path]:

@@ -81,7 +81,7 @@ def by_hand() -> Callable[[Frame], None]:
 
         return see
 
-    function = forget
+    function: Callable[[Frame], None] = forget
     for index in range(PROCESSORS):
         function = layer(index, function)
     return function

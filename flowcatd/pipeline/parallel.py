@@ -10,12 +10,13 @@ has handed them on, so that nothing a slow branch still has to say comes after t
 is still being fanned out, what a fast branch already makes waits behind it.
 
 Identity is remembered only while branches may still hand a frame on. A branch that drops a frame
-leaves an entry behind, so the memory is bounded: beyond OPEN_LIMIT the oldest entry goes and is
-counted. A branch must therefore not hold back more than that many frames.
+leaves an entry behind, so the memory is bounded: beyond OPEN_LIMIT the oldest entry goes, lifecycle
+frames last, and is counted. A branch must therefore not hold back more than that many frames.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,14 @@ class Join:
         self._branches = branches
         self._open: dict[int, tuple[Frame, set[int]]] = {}
         self._starting = False
-        self._held: list[Frame] = []
+        self._held: deque[Frame] = deque()
         self.routes: Routes | None = None
         self.evicted = 0
 
     def open(self, frame: Frame) -> None:
         """This frame is about to be given to every branch."""
         if len(self._open) >= OPEN_LIMIT:
-            del self._open[next(iter(self._open))]
+            del self._open[self._oldest()]
             self.evicted += 1
         self._open[id(frame)] = (frame, set())
         if isinstance(frame, Start):
@@ -76,11 +77,10 @@ class Join:
         if not isinstance(frame, Start):
             self._send(frame)
             return
-        self._starting = False
-        held, self._held = self._held, []
         self._send(frame)
-        for waiting in held:
-            self._send(waiting)
+        while self._held:  # what this brings back at once waits behind what waited before it
+            self._send(self._held.popleft())
+        self._starting = False
 
     def _forward(self, frame: Frame) -> None:
         if self._starting:
@@ -89,6 +89,12 @@ class Join:
             self._held.append(frame)
         else:
             self._send(frame)
+
+    def _oldest(self) -> int:
+        for key, (frame, _) in self._open.items():
+            if not isinstance(frame, LIFECYCLE):
+                return key
+        return next(iter(self._open))
 
     def _send(self, frame: Frame) -> None:
         assert self.routes is not None, "linked before any frame"

@@ -7,12 +7,16 @@ when the caller falls silent. One utterance gives one Transcription; empty text 
 rejected. A recogniser that fails is a Failure and an empty Transcription: the brain then asks
 again, and the caller is not left in silence.
 
+A caller may go on before the words of their last utterance are there: answers come in the order in
+which utterances ended, and each belongs to the oldest that still waits for one.
+
 What may be said comes from the brain as Expect and holds from the next utterance on.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 from flowcatd.audio.resample import Resampler
 from flowcatd.frames import (
@@ -35,6 +39,19 @@ ANSWER_SECONDS = 8.0
 """After this long without a Final the recogniser is taken for dead; a loaded one needs 1."""
 
 
+PENDING = 8
+"""Utterances awaiting their words; beyond it the oldest is taken for unanswered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An utterance that awaits its words."""
+
+    start_ms: int
+    end_ms: int
+    deadline: Cancellable
+
+
 class Hear(Processor):
     """The call's ear."""
 
@@ -48,9 +65,8 @@ class Hear(Processor):
         self._resampler: Resampler | None = None
         self._open = False
         self._start_ms = 0
-        self._end_ms = 0
         self._media_ms = 0
-        self._deadline: Cancellable | None = None
+        self._pending: deque[Ended] = deque()
 
     def use(self, stt: SpeechToText | None) -> None:
         """The recogniser, which wants `on_event` as its callback; None hears nothing."""
@@ -85,7 +101,6 @@ class Hear(Processor):
         """Open an utterance, from a little before the first sound."""
         self._start_ms = max(0, self._media_ms - frame.start_ms)
         if self._stt is not None and self._resampler is not None:
-            self._disarm()
             self._stt.start_utterance()
             self._resampler.reset()
             self._open = True
@@ -101,8 +116,11 @@ class Hear(Processor):
         """Close the utterance and wait for its words."""
         if self._open and self._stt is not None:
             self._open = False
-            self._end_ms = max(self._start_ms, self._media_ms - frame.stop_ms)
-            self._deadline = self.scope.wake(self.scope.now() + ANSWER_SECONDS, self._unanswered)
+            if len(self._pending) >= PENDING:
+                self._unanswered()
+            end_ms = max(self._start_ms, self._media_ms - frame.stop_ms)
+            deadline = self.scope.wake(self.scope.now() + ANSWER_SECONDS, self._unanswered)
+            self._pending.append(Ended(self._start_ms, end_ms, deadline))
             self._usage.stt_utterances += 1
             self._stt.end_utterance()
         self.push(frame)
@@ -133,17 +151,16 @@ class Hear(Processor):
             self._stt.push_audio(pcm)
 
     def _answered(self, text: str, confidence: float) -> None:
-        if self._deadline is None:
+        if self._pending:
+            ended = self._pending.popleft()
+            ended.deadline.cancel()
+            start_ms, end_ms = ended.start_ms, ended.end_ms
+        elif self._open:
             self._open = False  # it failed while the caller was still speaking
-            self._end_ms = self._media_ms
-        self._disarm()
-        self.push(Transcription(self.epoch.value, text, confidence, self._start_ms, self._end_ms))
+            start_ms, end_ms = self._start_ms, self._media_ms
+        else:
+            return  # too late, or about nothing that was said
+        self.push(Transcription(self.epoch.value, text, confidence, start_ms, end_ms))
 
     def _unanswered(self) -> None:
-        self._deadline = None
         self.on_event(Failed("no answer from the recogniser"))
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None

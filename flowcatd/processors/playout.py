@@ -7,6 +7,9 @@ frame leaves in the same call that brought it, so an echo costs no timer.
 What it tells the others, both ways along the chain, is the truth of what was heard:
 BotStartedSpeaking, LineHeard, BotStoppedSpeaking; the recorder, behind it, gets SentAudio and
 PlayoutCleared with their places on media time. End waits here until all of it has been heard.
+
+They are told downstream first: what is behind only listens, what is before may answer at once, by
+a frame or an interruption that comes back before the push returns.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ class Playout(Processor):
         self._chunker = Chunker(1)
         self._rate_hz = 0
         self._wake: Cancellable | None = None
+        self._due = 0.0
+        self._open = False  # a line has begun here that has not ended here
+        self._skipping = False  # the line coming in did not fit and is left out
         self._speaking = False
         self._interruptible = True
         self._announce: bool | None = None  # a line has begun, none of it has left: interruptible?
@@ -72,24 +78,45 @@ class Playout(Processor):
     @down(OutputAudio, TtsAudio)
     def audio(self, frame: OutputAudio | TtsAudio) -> None:
         """More to be heard."""
+        if self._skipping:
+            return
         for pcm in self._chunker.push(frame.pcm):
             if not self._waiting and self.clock.may_send(self.scope.now()):
                 self._send(pcm)
+                if frame.epoch < self.epoch.value:
+                    return  # sending it gave the caller the turn: the rest is of the turn before
             elif len(self._waiting) < self._limit:
                 self._waiting.append(pcm)
-            elif not self._overflowed:
-                self._overflowed = True
-                self.push_up(Failure("playout", "the agent says more than the queue holds"))
-        if self._waiting and self._wake is None:
+            else:
+                self._overflow()
+        if self._waiting:
             self._arm(self.clock.send_at())
 
-    @down(TtsStarted, TtsStopped, End)
-    def marker(self, frame: TtsStarted | TtsStopped | End) -> None:
-        """Something that stands between frames of audio and keeps its place."""
-        if not isinstance(frame, TtsStarted):
+    @down(TtsStarted)
+    def line_started(self, frame: TtsStarted) -> None:
+        """The audio that follows is a line; one that finds the queue full is left out whole."""
+        self._skipping = len(self._waiting) >= self._limit
+        self._open = not self._skipping
+        if self._skipping:
+            self._overflow()
+        else:
+            self._stand(frame)
+
+    @down(TtsStopped)
+    def line_stopped(self, frame: TtsStopped) -> None:
+        """The line is complete."""
+        self._skipping = False
+        if self._open:
+            self._open = False
             self._flush_chunker()
-        self._waiting.append(frame)
-        self._advance()
+            self._stand(frame)
+
+    @down(End)
+    def end(self, frame: End) -> None:
+        """Nothing more will be said; the first End is the one that waits."""
+        if not any(isinstance(item, End) for item in self._waiting):
+            self._flush_chunker()
+            self._stand(frame)
 
     @down(OutputDtmf)
     def digits(self, frame: OutputDtmf) -> None:
@@ -105,31 +132,56 @@ class Playout(Processor):
     @down(Interruption)
     def interruption(self, frame: Interruption) -> None:
         """The caller took the turn: forget what waits, and make the far end forget too."""
-        self._forget()
+        self._forget([item for item in self._waiting if isinstance(item, End)])
         self.push(frame)
         self._advance()
 
     @down(Cancel)
     def cancel(self, frame: Cancel) -> None:
         """The call is over: what has not been heard by now never will be."""
-        self._waiting.clear()
-        self._forget()
+        self._forget([])
         self.push(frame)
 
     # --- the way out ------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
+    def _stand(self, frame: TtsStarted | TtsStopped | End) -> None:
+        """Something that stands between frames of audio takes its place behind them.
+
+        That the agent has stopped is not told from here but by a wake: the next line may follow at once.
+        """
+        self._waiting.append(frame)
+        self._send_waiting()
+        self._tell(self.clock.heard(self.scope.now()))
+        self._arm_next()
+
+    def _overflow(self) -> None:
+        if not self._overflowed:
+            self._overflowed = True
+            self.push_up(Failure("playout", "the agent says more than the queue holds"))
+
+    def _forget(self, keep: list[_Waiting]) -> None:
         now = self.scope.now()
-        self._waiting = deque(item for item in self._waiting if isinstance(item, End))
+        unsent_ms, made = self._rest_of_line()
+        self._waiting = deque(keep)
         self._chunker.clear()
         self._announce = None
-        if not self._speaking and self.clock.end_ms <= self.clock.media_ms(now):
+        self._open = self._skipping = False
+        if not self._speaking and self.clock.drained(now):
             return
         self._port.send_clear()
-        position, lines = self.clock.cleared(now)
+        position, lines = self.clock.cleared(now, unsent_ms=unsent_ms, made=made)
         self.push(PlayoutCleared(position))
         self._tell(lines)
         self._stopped(interrupted=True)
+
+    def _rest_of_line(self) -> tuple[int, bool]:
+        """How much of the line being sent waits here, in ms, and whether that is all of its rest."""
+        frames = 0
+        for item in self._waiting:
+            if not isinstance(item, bytes):
+                return frames * PTIME_MS, True
+            frames += 1
+        return frames * PTIME_MS, False
 
     def _send(self, pcm: bytes) -> None:
         if self._announce is not None:
@@ -148,8 +200,8 @@ class Playout(Processor):
             self._speaking = True
             self._interruptible = interruptible
             frame = BotStartedSpeaking(interruptible)
-            self.push_up(frame)
             self.push(frame)
+            self.push_up(frame)
 
     def _flush_chunker(self) -> None:
         last = self._chunker.flush(b"\0")
@@ -158,9 +210,13 @@ class Playout(Processor):
 
     def _advance(self) -> None:
         """Send what may be sent, tell what was heard, and ask to be woken for the rest."""
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
+        self._send_waiting()
+        self._tell(self.clock.heard(self.scope.now()))
+        if self._speaking and self.clock.quiet and not self._line_waits():
+            self._stopped(interrupted=False)
+        self._arm_next()
+
+    def _send_waiting(self) -> None:
         now = self.scope.now()
         while self._waiting:
             item = self._waiting[0]
@@ -175,24 +231,27 @@ class Playout(Processor):
             else:
                 self._waiting.popleft()
                 self._between(item)
-        self._tell(self.clock.heard(now))
-        if self._speaking and self.clock.quiet and not self._line_waits():
-            self._stopped(interrupted=False)
-        self._arm_next()
 
     def _between(self, item: TtsStarted | TtsStopped) -> None:
         if isinstance(item, TtsStarted):
+            self._end_line()  # should nobody have stopped the one before
             self.clock.line_started(item.text, interruptible=item.interruptible)
             self._announce = item.interruptible
             return
+        epoch = self.epoch.value
         if self._announce is not None:
             self._speak_up()  # a line without a sound is a turn all the same: the brain waits for it
+        if self.epoch.value == epoch:
+            self._end_line()
+
+    def _end_line(self) -> None:
         mark = self.clock.line_stopped()
         if mark is not None:
             self._port.send_mark(mark)
 
     def _finish(self, end: End, now: float) -> bool:
-        """Hand End on once everything has been heard."""
+        """Hand End on once everything has been heard; a line that nobody ended ends here."""
+        self._end_line()
         self._tell(self.clock.heard(now))
         if not self.clock.drained(now):
             return False
@@ -206,14 +265,14 @@ class Playout(Processor):
         if self._speaking:
             self._speaking = False
             frame = BotStoppedSpeaking(interrupted)
-            self.push_up(frame)
             self.push(frame)
+            self.push_up(frame)
 
     def _tell(self, lines: list[Heard]) -> None:
         for line in lines:
             frame = LineHeard(line.text, line.start_ms, line.end_ms, line.complete)
-            self.push_up(frame)
             self.push(frame)
+            self.push_up(frame)
 
     def _line_waits(self) -> bool:
         return any(isinstance(item, TtsStarted) for item in self._waiting)
@@ -221,18 +280,22 @@ class Playout(Processor):
     # --- time -------------------------------------------------------------------------------------
 
     def _arm_next(self) -> None:
-        if self._wake is not None:
-            return  # a push above came back here and armed it
         if self._waiting and isinstance(self._waiting[0], bytes):
             self._arm(self.clock.send_at())
-        else:
-            due = self.clock.heard_at()
-            if due is None and self._waiting:
-                due = self.clock.at(self.clock.end_ms + self.clock.lag_ms)
-            if due is not None:
-                self._arm(max(due, self.scope.now() + 0.001))
+            return
+        due = self.clock.heard_at()
+        if due is None and (self._waiting or (self._speaking and self.clock.quiet)):
+            due = self.clock.at(self.clock.end_ms + self.clock.lag_ms)
+        if due is not None:
+            self._arm(max(due, self.scope.now() + 0.001))
 
     def _arm(self, due: float) -> None:
+        """Be woken by then; a wake too many does no harm, one too late is a hole in a word."""
+        if self._wake is not None:
+            if self._due <= due:
+                return
+            self._wake.cancel()
+        self._due = due
         self._wake = self.scope.wake(due, self._woken)
 
     def _woken(self) -> None:

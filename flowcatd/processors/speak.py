@@ -1,8 +1,9 @@
 """Speak: lines become audio, one after the other, as they are made.
 
 Lines and End wait in one queue, so what was to be said is said before the end. The line being
-spoken has a task of its own, which pushes TtsStarted, the audio as it is made, and TtsStopped; an
-interruption ends that task and drops the lines of the old epoch.
+spoken has a task of its own, which pushes the audio as it is made, and TtsStopped; TtsStarted goes
+ahead of it in the same turn of the loop, so that between two lines nobody takes the agent for done.
+An interruption ends that task and drops the lines of the old epoch.
 
 A voice that fails costs its line, not the call: a Failure is reported and the next line is tried.
 After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.
@@ -16,6 +17,7 @@ from contextlib import aclosing
 from flowcatd.audio.resample import Resampler
 from flowcatd.errors import LinkError, ProviderError
 from flowcatd.frames import (
+    Cancel,
     End,
     Failure,
     Interruption,
@@ -73,12 +75,16 @@ class Speak(Processor):
     def interruption(self, frame: Interruption) -> None:
         """Stop saying, and forget what was to be said."""
         self._queue.interrupt(frame.epoch)
-        self._current = None
-        if self._line is not None:
-            self._line.cancel()
-            self._line = None
+        self._hush()
         self.push(frame)
         self._next()
+
+    @down(Cancel)
+    def cancel(self, frame: Cancel) -> None:
+        """The call is over: nothing that waits is said."""
+        self._queue = FrameQueue(LINES)
+        self._hush()
+        self.push(frame)
 
     @up(LineHeard)
     def heard(self, frame: LineHeard) -> None:
@@ -103,11 +109,17 @@ class Speak(Processor):
                 self.push(TtsStopped())
             else:
                 self._current = frame
+                self._usage.tts_characters += len(frame.text)
                 self._line = self.scope.spawn(self._speak(frame, self._voice), "speak.line")
+                self.push(TtsStarted(frame.text, frame.interruptible))
+
+    def _hush(self) -> None:
+        self._current = None
+        if self._line is not None:
+            self._line.cancel()
+            self._line = None
 
     async def _speak(self, line: TtsSpeak, voice: Voice) -> None:
-        self._usage.tts_characters += len(line.text)
-        self.push(TtsStarted(line.text, line.interruptible))
         failed = ""
         try:
             await self._say(line, voice)
@@ -123,9 +135,11 @@ class Speak(Processor):
     async def _say(self, line: TtsSpeak, voice: Voice) -> None:
         resampler = Resampler(voice.rate_hz, self._rate_hz)
         pieces = voice.speak(line.text)
+        latest = asyncio.get_running_loop().time() + LINE_SECONDS
         async with asyncio.timeout(FIRST_AUDIO_SECONDS) as deadline, aclosing(pieces):
             async for pcm in pieces:
-                deadline.reschedule(asyncio.get_running_loop().time() + LINE_SECONDS)
+                if pcm:
+                    deadline.reschedule(latest)
                 self._push_audio(line.epoch, resampler.push(pcm))
             self._push_audio(line.epoch, resampler.flush())
 
@@ -140,5 +154,5 @@ class Speak(Processor):
         self._failures += 1
         self._usage.tts_failures += 1
         self.push_up(Failure("speak", failed))
-        if self._failures >= FAILURES_IN_A_ROW:
+        if self._failures == FAILURES_IN_A_ROW:
             self.push(End("agent_failed"))

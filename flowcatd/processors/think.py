@@ -13,6 +13,7 @@ from collections.abc import Callable
 from flowcatd.agent.brain import Action, Brain, CallHook, HangUp, Listen, Moved, Say, Transfer
 from flowcatd.frames import (
     BotStoppedSpeaking,
+    Cancel,
     End,
     Expect,
     Failure,
@@ -42,6 +43,7 @@ class Think(Processor):
         self._on_moved = on_moved
         self._wake: Cancellable | None = None
         self._acting = False
+        self._over = False
 
     @down(Start)
     def start(self, frame: Start) -> None:
@@ -75,8 +77,18 @@ class Think(Processor):
     def spoken(self, frame: BotStoppedSpeaking) -> None:
         """What there was to say has been heard, or was cut off."""
         self.push_up(frame)
-        self._brain.spoken(self.scope.now())
-        self._act()
+        if not self._over:
+            self._brain.spoken(self.scope.now())
+            self._act()
+
+    @down(Cancel)
+    def cancel(self, frame: Cancel) -> None:
+        """The call is over: a line that this cuts off was not spoken, and leads nowhere."""
+        self._over = True
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self.push(frame)
 
     # --- the brain's actions ----------------------------------------------------------------------
 
@@ -86,11 +98,12 @@ class Think(Processor):
         self._acting = True
         try:
             for _ in range(ROUNDS):
+                epoch = self.epoch.value  # when these were decided; carrying out one may end it
                 actions = self._brain.actions()
                 if not actions:
                     break
                 for action in actions:
-                    self._carry_out(action)
+                    self._carry_out(action, epoch)
             else:
                 self.push_up(Failure("think", "the brain never came to rest"))
                 self.push(End("agent_failed"))
@@ -98,10 +111,10 @@ class Think(Processor):
             self._acting = False
         self._arm()
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action, epoch: int) -> None:
         match action:
             case Say(text, voice, interruptible):
-                self.push(TtsSpeak(self.epoch.value, text, voice, interruptible))
+                self.push(TtsSpeak(epoch, text, voice, interruptible))
             case Listen(hearing):
                 self.push_up(Expect(hearing.grammar, "\n".join(hearing.hints), hearing.language))
             case HangUp(reason):

@@ -6,7 +6,7 @@
     HELD       the caller makes a sound over a line that may not be interrupted; it is ignored
     SPEAKING   the caller has the turn
 
-Voice activity (VAD_START, VAD_STOP), the agent's playout (BOT_START, BOT_STOP) and two deadlines
+Voice activity (VAD_START…, VAD_STOP), the agent's playout (BOT_START…, BOT_STOP) and two deadlines
 (CONFIRMED: the doubt lasted long enough; TOO_LONG: the turn lasted too long) drive it. An event
 without a row changes nothing: voice activity and playout are observations, not requests.
 
@@ -57,6 +57,8 @@ class Event(Enum):
     VAD_STOP = auto()
     BOT_START = auto()
     """The agent began an interruptible line."""
+    BOT_START_HELD = auto()
+    """The agent began a line that may not be interrupted."""
     BOT_STOP = auto()
     CONFIRMED = auto()
     TOO_LONG = auto()
@@ -69,6 +71,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, str]]] = {
     (State.DOUBT, Event.VAD_STOP): (State.QUIET, "forget"),
     (State.DOUBT, Event.CONFIRMED): (State.SPEAKING, "take"),
     (State.DOUBT, Event.BOT_STOP): (State.SPEAKING, "begin"),
+    (State.DOUBT, Event.BOT_START_HELD): (State.HELD, "forget"),
     (State.HELD, Event.VAD_STOP): (State.QUIET, "nothing"),
     (State.HELD, Event.BOT_STOP): (State.SPEAKING, "begin"),
     (State.HELD, Event.BOT_START): (State.DOUBT, "doubt"),
@@ -97,7 +100,7 @@ class Turns(Processor):
         self._since = self.scope.now() - frame.start_ms / 1000
         if not self._bot_speaking:
             event = Event.VAD_START
-        elif self._bot_interruptible and self._options.barge_in:
+        elif self._bot_interruptible:
             event = Event.VAD_START_OVER_BOT
         else:
             event = Event.VAD_START_HELD
@@ -115,10 +118,9 @@ class Turns(Processor):
     def bot_started(self, frame: BotStartedSpeaking) -> None:
         """The agent's line began."""
         self._bot_speaking = True
-        self._bot_interruptible = frame.interruptible
-        if frame.interruptible and self._options.barge_in:
-            self._on(Event.BOT_START)
-        self.push_up(frame)
+        self._bot_interruptible = frame.interruptible and self._options.barge_in
+        self.push_up(frame)  # first: an interruption makes BotStoppedSpeaking follow it
+        self._on(Event.BOT_START if self._bot_interruptible else Event.BOT_START_HELD)
 
     @up(BotStoppedSpeaking)
     def bot_stopped(self, frame: BotStoppedSpeaking) -> None:
@@ -140,13 +142,13 @@ class Turns(Processor):
         """Only the state changes."""
 
     def _begin(self) -> None:
+        self._stop_ms = 0
         self._arm(self._options.longest_seconds, Event.TOO_LONG)
-        self.push(UserStartedSpeaking(int((self.scope.now() - self._since) * 1000)))
+        self.push(UserStartedSpeaking(round((self.scope.now() - self._since) * 1000)))
 
     def _end(self) -> None:
         self._disarm()
         self.push(UserStoppedSpeaking(self._stop_ms))
-        self._stop_ms = 0
 
     def _doubt(self) -> None:
         elapsed = self.scope.now() - self._since

@@ -30,8 +30,8 @@ MODE = 2
 
 DETECTOR_RATES = frozenset({8000, 16000, 32000, 48000})
 
-_WINDOW = 0b11111111
-"""The last eight frames."""
+START_WINDOW = 8
+"""Frames among which those of speech are counted; half as many again as wanted, if that is more."""
 
 
 class Detector(Protocol):
@@ -59,6 +59,7 @@ class Vad(Processor):
         self._detector = detector
         self._start_frames = max(1, options.start_ms // PTIME_MS)
         self._stop_frames = max(1, options.stop_ms // PTIME_MS)
+        self._window = (1 << max(START_WINDOW, self._start_frames * 3 // 2)) - 1
         self._recent = 0
         self._silent = 0
         self._speaking = False
@@ -71,7 +72,7 @@ class Vad(Processor):
         speech = level >= FLOOR_RMS and self._is_speech(pcm, frame.rate_hz, level)
         if speech:
             self._silent = 0
-            self._recent = (self._recent << 1 | 1) & _WINDOW
+            self._recent = (self._recent << 1 | 1) & self._window
             if not self._speaking and self._recent.bit_count() >= self._start_frames:
                 self._speaking = True
                 self.push(VadUserStartedSpeaking(self._recent.bit_length() * PTIME_MS))
@@ -82,7 +83,7 @@ class Vad(Processor):
                 self._recent = 0
                 self.push(VadUserStoppedSpeaking(self._silent * PTIME_MS))
         elif self._recent:
-            self._recent = self._recent << 1 & _WINDOW
+            self._recent = self._recent << 1 & self._window
         self.push(frame)
 
     def _is_speech(self, pcm: bytes, rate_hz: int, level: int) -> bool:

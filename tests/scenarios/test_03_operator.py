@@ -53,6 +53,7 @@ async def test_a_second_daemon_cannot_share_the_port_by_accident(tmp_path: Path)
     [
         ("server.prot=6210", "server.prot: is not a setting, did you mean 'port'"),
         ("servr.port=6210", "servr: is not a section, did you mean 'server'"),
+        ("speech.voice=flite-sltt", "speech.voice: no tts provider 'flite-sltt', did you mean"),
         ("turns.stop_ms=5", "turns.stop_ms: must lie between 100 and 5000"),
         ("agents.default=apointment", "has no file in {agents}, did you mean 'appointment'"),
     ],
