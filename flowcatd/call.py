@@ -61,7 +61,8 @@ NEXT: Final[dict[State, frozenset[State]]] = {
 AGENT_REASONS: Final[dict[str, Reason]] = {
     "agent_failed": Reason.AGENT_FAILED,
     "never_spoke": Reason.NEVER_SPOKE,
-    "no_input": Reason.NEVER_SPOKE,
+    "dialog_error": Reason.AGENT_FAILED,
+    "dialog_loop": Reason.AGENT_FAILED,
 }
 """What an agent may give as its reason to hang up, beyond having completed its work."""
 
@@ -182,7 +183,11 @@ class Call:
     def at_tail(self, frame: Frame) -> None:
         """What leaves the chain downstream: End is the agent's goodbye, heard to its last sample."""
         if isinstance(frame, End):
-            self.end(Outcome(reason=AGENT_REASONS.get(frame.reason, Reason.COMPLETED)))
+            reason = AGENT_REASONS.get(frame.reason, Reason.COMPLETED)
+            turns = self.ledger.turns
+            if reason is Reason.COMPLETED and turns.no_input and not turns.user + turns.digits:
+                reason = Reason.NEVER_SPOKE
+            self.end(Outcome(reason=reason))
 
     def at_head(self, frame: Frame) -> None:
         """What leaves the chain upstream: failures that the call survives."""

@@ -49,9 +49,8 @@ class Speech:
                 "no synthesiser is on this machine: install Debian's flite, or the espeak extra"
             )
             raise ConfigError("speech.voice", problem)
-        self._voices: dict[str, Row] = {
-            name: catalogue.find("tts", name, where="an agent's voice") for name in voices if name
-        }
+        self._voices = {row.name: row for row in catalogue.listing() if row.kind == "tts"}
+        wanted = [catalogue.find("tts", name, where="an agent's voice") for name in voices if name]
         self._cache = VoiceCache(options.voice_cache_mb * MEBIBYTE)
         self._hearing = SpeechLink(self._ear, options.hearing_helpers) if self._ear else None
         self._speaking: dict[str, SpeechLink] = {}
@@ -61,7 +60,7 @@ class Speech:
             self.rows["stt"] = self._ear.name
         if self._mouth is not None:
             self.rows["tts"] = self._mouth.name
-            for row in (self._mouth, *self._voices.values()):
+            for row in (self._mouth, *wanted):
                 self._speaking.setdefault(row.dialect, SpeechLink(row, self._helpers))
 
     async def start(self) -> None:
@@ -76,9 +75,12 @@ class Speech:
         return self._hearing.ear(on_event) if self._hearing is not None else None
 
     def open_voice(self, name: str, usage: Usage) -> Voice | None:
-        """A mouth for one call: the voice of that name, or the configured one."""
-        row = self._voices.get(name, self._mouth)
-        if row is None:
+        """A mouth for one call: the voice of that name, the configured one for none, or None.
+
+        Any voice of an engine that was started can be had, and no other engine's.
+        """
+        row = self._voices.get(name) if name else self._mouth
+        if row is None or row.dialect not in self._speaking:
             return None
 
         def hit() -> None:

@@ -138,13 +138,14 @@ class Wiring:
             return [*stages, Echo(), Speak(None, usage), Playout(socket, options.playout)]
         hear.use(self._speech.open_hearing(hear.on_event))
         voice = self._speech.open_voice(agent.voice, usage)
+        speak = Speak(voice, usage, lambda name: self._speech.open_voice(name, usage))
         usage.providers.update(self._speech.rows)
         brain = agent.make_brain({"call_id": call.id, **started.parameters})
         call.variables = brain.variables
         think = Think(
             brain, lambda moved: self._moved(call, moved.source, moved.target, moved.event)
         )
-        return [*stages, think, Speak(voice, usage), Playout(socket, options.playout)]
+        return [*stages, think, speak, Playout(socket, options.playout)]
 
     def _moved(self, call: Call, source: str, target: str, event: str) -> None:
         call.ledger.moved(call.now(), source, target, event)

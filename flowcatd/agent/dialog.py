@@ -272,6 +272,7 @@ class DialogBrain:
         position.is_spoken_to = False
         if self._first(Event.NO_INPUT, now):
             return
+        self._actions.append(Moved(state.name, state.name, str(Event.NO_INPUT)))
         if position.silences < len(state.reprompt.no_input):
             self._say(state.reprompt.no_input[position.silences])
             position.silences += 1

@@ -5,6 +5,9 @@ spoken has a task of its own, which pushes the audio as it is made, and TtsStopp
 ahead of it in the same turn of the loop, so that between two lines nobody takes the agent for done.
 An interruption ends that task and drops the lines of the old epoch.
 
+Synthesisers begin with up to 300 ms of silence, which a caller who waits for an answer hears as
+slowness: all but 20 ms of it is left out (`audio/lead.py`).
+
 A voice that fails costs its line, not the call: a Failure is reported and the next line is tried.
 After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.
 """
@@ -12,8 +15,10 @@ After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 
+from flowcatd.audio.lead import Lead
 from flowcatd.audio.resample import Resampler
 from flowcatd.errors import LinkError, ProviderError
 from flowcatd.frames import (
@@ -45,13 +50,25 @@ LINE_SECONDS = 60.0
 """A voice that is not done with one line by then is stuck."""
 
 
+def _no_other_voice(_name: str) -> Voice | None:
+    return None
+
+
 class Speak(Processor):
     """The call's mouth."""
 
-    def __init__(self, voice: Voice | None, usage: Usage) -> None:
+    def __init__(
+        self,
+        voice: Voice | None,
+        usage: Usage,
+        find_voice: Callable[[str], Voice | None] = _no_other_voice,
+    ) -> None:
+        """`voice` says every line that names no other; `find_voice` gives those that do."""
         super().__init__()
         self._voice = voice
         self._usage = usage
+        self._find_voice = find_voice
+        self._others: dict[str, Voice] = {}
         self._queue = FrameQueue(LINES)
         self._line: Cancellable | None = None
         self._current: TtsSpeak | None = None
@@ -93,9 +110,10 @@ class Speak(Processor):
         self.push_up(frame)
 
     async def close(self) -> None:
-        """Give the voice back."""
-        if self._voice is not None:
-            await self._voice.close()
+        """Give the voices back."""
+        for voice in (self._voice, *self._others.values()):
+            if voice is not None:
+                await voice.close()
 
     def _next(self) -> None:
         while self._line is None:
@@ -104,14 +122,25 @@ class Speak(Processor):
                 return
             if not isinstance(frame, TtsSpeak):
                 self.push(frame)
-            elif self._voice is None:
+            elif (voice := self._voice_of(frame)) is None:
                 self.push(TtsStarted(frame.text, frame.interruptible))
                 self.push(TtsStopped())
             else:
                 self._current = frame
                 self._usage.tts_characters += len(frame.text)
-                self._line = self.scope.spawn(self._speak(frame, self._voice), "speak.line")
+                self._line = self.scope.spawn(self._speak(frame, voice), "speak.line")
                 self.push(TtsStarted(frame.text, frame.interruptible))
+
+    def _voice_of(self, line: TtsSpeak) -> Voice | None:
+        """The voice that a line names; where there is no such, the usual one says it."""
+        if not line.voice or self._voice is None:
+            return self._voice
+        voice = self._others.get(line.voice) or self._find_voice(line.voice)
+        if voice is None:
+            self.push_up(Failure("speak", "a line names a voice that there is not"))
+            return self._voice
+        self._others[line.voice] = voice
+        return voice
 
     def _hush(self) -> None:
         self._current = None
@@ -133,6 +162,7 @@ class Speak(Processor):
         self._next()
 
     async def _say(self, line: TtsSpeak, voice: Voice) -> None:
+        lead = Lead(voice.rate_hz)
         resampler = Resampler(voice.rate_hz, self._rate_hz)
         pieces = voice.speak(line.text)
         latest = asyncio.get_running_loop().time() + LINE_SECONDS
@@ -140,7 +170,7 @@ class Speak(Processor):
             async for pcm in pieces:
                 if pcm:
                     deadline.reschedule(latest)
-                self._push_audio(line.epoch, resampler.push(pcm))
+                self._push_audio(line.epoch, resampler.push(lead.push(pcm)))
             self._push_audio(line.epoch, resampler.flush())
 
     def _push_audio(self, epoch: int, pcm: bytes) -> None:

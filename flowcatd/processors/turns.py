@@ -21,6 +21,7 @@ from typing import Final
 from flowcatd.frames import (
     BotStartedSpeaking,
     BotStoppedSpeaking,
+    InputDtmf,
     UserStartedSpeaking,
     UserStoppedSpeaking,
     VadUserStartedSpeaking,
@@ -90,6 +91,7 @@ class Turns(Processor):
         self.state = State.QUIET
         self._bot_speaking = False
         self._bot_interruptible = True
+        self._line_interruptible = True
         self._since = 0.0
         self._stop_ms = 0
         self._deadline: Cancellable | None = None
@@ -114,10 +116,18 @@ class Turns(Processor):
         self._on(Event.VAD_STOP)
         self.push(frame)
 
+    @down(InputDtmf)
+    def key(self, frame: InputDtmf) -> None:
+        """A key is an answer: an interruptible line stops for it, whatever `barge_in` says of voices."""
+        if self._bot_speaking and self._line_interruptible:
+            interrupt(self)
+        self.push(frame)
+
     @up(BotStartedSpeaking)
     def bot_started(self, frame: BotStartedSpeaking) -> None:
         """The agent's line began."""
         self._bot_speaking = True
+        self._line_interruptible = frame.interruptible
         self._bot_interruptible = frame.interruptible and self._options.barge_in
         self.push_up(frame)  # first: an interruption makes BotStoppedSpeaking follow it
         self._on(Event.BOT_START if self._bot_interruptible else Event.BOT_START_HELD)

@@ -209,7 +209,7 @@ def test_a_transition_may_hang_up():
 def test_silence_that_leads_nowhere_is_noticed_once():
     """A timeout without anywhere to go changes nothing, and does not come again by itself."""
     caller = phone({"a": {"timeout": "5s", "transitions": [{"event": "speech", "target": "end"}]}})
-    assert caller.turn("~ 60") == []
+    assert short(caller.turn("~ 60")) == ["a -no_input-> a"]
     assert caller.brain.wake_at() is None
 
 
@@ -227,13 +227,15 @@ REPROMPT = {
     "lost": {"terminal": True},
 }
 
+TWICE_ASKED = ("a -no_input-> a", "say Hello?", "a -no_input-> a", "say Still there?")
+
 
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
-        (["~ 6"], ["say Hello?"]),
-        (["~ 13"], ["say Hello?", "say Still there?"]),
-        (["~ 18"], ["say Hello?", "say Still there?", "a -timeout-> lost", "hang up completed"]),
+        (["~ 6"], ["a -no_input-> a", "say Hello?"]),
+        (["~ 13"], [*TWICE_ASKED]),
+        (["~ 18"], [*TWICE_ASKED, "a -no_input-> a", "a -timeout-> lost", "hang up completed"]),
         (["?"], ["say Pardon?"]),
         (["> what"], ["say Pardon?"]),
         (["# 5"], ["say Pardon?"]),
@@ -276,8 +278,9 @@ def test_explicit_transitions_come_before_reprompts():
     assert short(caller.turn("?")) == ["say Pardon?"]
     caller.turn("...")
     assert short(caller.turn("~ 5")) == ["a -no_input-> a"]
-    assert short(caller.turn("~ 6")) == ["say Hello?"]
+    assert short(caller.turn("~ 6")) == ["a -no_input-> a", "say Hello?"]
     assert short(caller.turn("~ 5")) == [
+        "a -no_input-> a",
         "say Out of time.",
         "a -timeout-> end",
         "hang up completed",

@@ -111,7 +111,9 @@ def test_two_lines_and_a_goodbye_are_spoken_once_and_heard_before_the_end(
 
 def test_a_line_that_could_not_be_said_is_not_the_end_of_the_turn(scope: LoopScope) -> None:
     """The one that waits behind it is, and is slow to begin."""
-    voice = ScriptedVoice({"lost": [ProviderError("no")], "there": [1.0, bytes(3200)]})
+    voice = ScriptedVoice(
+        {"lost": [ProviderError("no")], "there": [1.0, b"\x00\x10\x00\xf0" * 800]}
+    )
     call = Call(scope, {"started": [[Say("lost"), Say("there")]]}, voice)
     call.listen(0.9)
     assert call.brain.told == ["started"]
