@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test lint
+.PHONY: help setup run call test lint bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -25,3 +25,7 @@ test:  ## install what the tests want, then run every check
 lint:  ## format and lint what is here
 	@$(PYTHON) .ci/setup.py
 	@.venv/bin/ruff format . && .venv/bin/ruff check .
+
+bench:  ## measure, and write bench/FIGURES.md
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/python -m bench.micro --write

@@ -94,9 +94,7 @@ def _needs_token(options: Options) -> str:
     )
 
 
-_RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (
-    ("server.token", _needs_token),
-)
+_RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (("server.token", _needs_token),)
 """Rules that join two settings: the key to name, and what is wrong with it (or nothing)."""
 
 

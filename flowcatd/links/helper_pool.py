@@ -289,12 +289,16 @@ class HelperPool:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)
-            process = await self._spawn(theirs)
+            loop = asyncio.get_running_loop()
+            spawning = loop.create_task(self._spawn(theirs))
+            cancelled = await _through(spawning)
+            process = spawning.result()
             theirs.close()
             line = _Line(self.plan.most_unsent, self._count_guessed)
             self._processes[slot], self._lines[slot] = process, line
             try:
-                loop = asyncio.get_running_loop()
+                if cancelled:
+                    raise asyncio.CancelledError
                 await loop.create_unix_connection(lambda: line, sock=ours)
                 self.ready = await self._await_ready(line)
                 if not first.done():
@@ -303,8 +307,10 @@ class HelperPool:
             finally:
                 self._lines[slot] = None
                 line.give_up("the speech helpers were closed")
-                await asyncio.shield(self._end(process))
+                cancelled = await _through(loop.create_task(self._end(process)))
                 self._processes[slot] = None
+                if cancelled:
+                    raise asyncio.CancelledError
 
     async def _spawn(self, theirs: socket.socket) -> asyncio.subprocess.Process:
         # Engines print what they were given when they dislike it: nothing they print may be kept.
@@ -344,3 +350,17 @@ class HelperPool:
 
     def _count_guessed(self, words: int) -> None:
         self.guessed_words += words
+
+
+async def _through(task: asyncio.Task[Any]) -> bool:
+    """See a task to its end whoever cancels us meanwhile; whether somebody did.
+
+    A process half started or half ended would be nobody's: close() must not cut these short.
+    """
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled

@@ -65,8 +65,8 @@ class LocalVoice:
     async def close(self) -> None:
         """Stop whatever is being said."""
         for line in list(self._lines):
-            line.lost("the voice was closed")
             line.stop()
+            line.lost("the voice was closed")
 
 
 class _Line:

@@ -118,7 +118,7 @@ async def test_partials_come_while_the_utterance_is_open(link, speech):
     for at in range(0, len(speech["on saturday"]), 640):
         caller.ear.push_audio(speech["on saturday"][at : at + 640])
     async with asyncio.timeout(10):
-        while not caller.partials:
+        while not caller.partials:  # noqa: ASYNC110 a condition of another process
             await asyncio.sleep(0.01)
     assert caller.outcomes.empty()
     assert caller.partials[0].startswith("on")
@@ -148,7 +148,7 @@ async def test_a_dead_helper_fails_the_ended_utterance_at_once(link, speech):
     assert isinstance(failed, Failed)
     assert failed.retryable
     async with asyncio.timeout(10):
-        while link.pool.pids in ((), (pid,)) or not any(x and x.open for x in link.pool._lines):
+        while link.pool.pids in ((), (pid,)) or not any(x and x.open for x in link.pool._lines):  # noqa: ASYNC110 another process
             await asyncio.sleep(0.01)
     caller.say(speech["on monday"])
     assert (await caller.answer()).text == "on monday"

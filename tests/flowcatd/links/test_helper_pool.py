@@ -55,7 +55,7 @@ async def running(**changes) -> AsyncIterator[HelperPool]:
 async def until(condition, seconds: float = 10.0) -> None:
     """Let the loop run until it holds."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 a condition of another process
             await asyncio.sleep(0.01)
 
 

@@ -93,7 +93,7 @@ async def test_a_dead_helper_ends_the_line():
         os.kill(pid, signal.SIGSTOP)
         line = mouth.speak(LINE)
         first = asyncio.ensure_future(anext(line))
-        while not link.pool.jobs:
+        while not link.pool.jobs:  # noqa: ASYNC110 a few turns of the loop
             await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(LinkClosed):
@@ -128,7 +128,7 @@ async def test_closing_the_voice_ends_its_lines():
         os.kill(pid, signal.SIGSTOP)
         line = mouth.speak(LINE)
         first = asyncio.ensure_future(anext(line))
-        while not link.pool.jobs:
+        while not link.pool.jobs:  # noqa: ASYNC110 a few turns of the loop
             await asyncio.sleep(0)
         await mouth.close()
         with pytest.raises(LinkClosed):

@@ -11,7 +11,7 @@ from flowcatd.providers.row import load_rows
 
 def test_a_name_that_is_not_there_is_met_by_the_nearest():
     """The error names where it was asked for, the nearest row and all rows."""
-    with pytest.raises(ConfigError, match="did you mean 'flite-slt'.*espeak-ng") as caught:
+    with pytest.raises(ConfigError, match=r"did you mean 'flite-slt'.*espeak-ng") as caught:
         Catalogue().find("tts", "flite-slp", where="flowcatd.toml")
     assert caught.value.where == "flowcatd.toml"
 
@@ -25,7 +25,7 @@ def test_a_name_that_is_not_there_is_met_by_the_nearest():
     ],
 )
 def test_auto_takes_the_best_that_runs(runnable, chosen):
-    """flite where it is, else espeak-ng, else nothing."""
+    """The best is flite where it is, else espeak-ng, else nothing."""
     row = Catalogue().choose("tts", "auto", runnable=runnable, where="x")
     assert (row.name if row else None) == chosen
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -76,10 +77,8 @@ def test_a_mistake_is_refused_and_named(text, says):
 @given(st.text(max_size=200))
 def test_any_text_is_rows_or_a_config_error(text):
     """Rubbish never escapes as another error."""
-    try:
+    with contextlib.suppress(ConfigError):
         assert all(isinstance(row, Row) for row in load_rows(text, "x"))
-    except ConfigError:
-        pass
 
 
 def test_a_row_has_at_most_sixteen_columns():
