@@ -18,6 +18,7 @@ before the first line of a process, and again after a fork, before the child log
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -138,10 +139,13 @@ class _Stderr:
         """What structlog hands over is what `get_logger` was given: nothing."""
 
     def msg(self, line: str) -> None:
-        """Write one line, at once and in one piece, or lose it."""
+        """Write one line, at once and in one piece, or lose it.
+
+        Past Python's buffer: what a closed terminal refused would wait there, and be the reason
+        why an orderly end has exit status 120.
+        """
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+            os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
     debug = info = warning = error = critical = msg
 

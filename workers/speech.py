@@ -12,7 +12,6 @@ from pathlib import Path
 
 from flowcatd.errors import ConfigError
 from flowcatd.links.open import SpeechLink, runnable_dialects
-from flowcatd.links.speaking import LocalVoice
 from flowcatd.links.voice_cache import CachedVoice, VoiceCache
 from flowcatd.options import Speech as SpeechOptions
 from flowcatd.providers.catalogue import Catalogue
@@ -86,7 +85,7 @@ class Speech:
         def hit() -> None:
             usage.tts_cache_hits += 1
 
-        voice = LocalVoice(self._speaking[row.dialect].pool, row.voice)
+        voice = self._speaking[row.dialect].mouth(row)
         return CachedVoice(voice, row.name, self._cache, hit)
 
     async def close(self) -> None:

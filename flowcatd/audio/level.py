@@ -30,6 +30,17 @@ def rms(pcm: bytes) -> int:
     return value
 
 
+def gain(pcm: bytes, db: float) -> bytes:
+    """The piece louder by `db` (softer if negative); what would pass full scale is cut there."""
+    if not db:
+        return pcm
+    try:
+        louder: bytes = audioop.mul(pcm, 2, 10 ** (db / 20))
+    except audioop.error as error:
+        raise LocalError(f"{len(pcm)} bytes are no whole number of 16-bit samples") from error
+    return louder
+
+
 def peak(pcm: bytes) -> int:
     """The largest magnitude among the samples, 0 to 32768; 0 for an empty piece."""
     try:

@@ -90,11 +90,13 @@ class SpeechLink:
             raise LocalError(f"{self.row.name} does not hear")
         return SphinxEar(self.pool, on_event)
 
-    def mouth(self) -> LocalVoice:
-        """One call's voice; the link must have been started."""
-        if self.row.kind != "tts":
-            raise LocalError(f"{self.row.name} does not speak")
-        return LocalVoice(self.pool, self.row.voice)
+    def mouth(self, row: Row | None = None) -> LocalVoice:
+        """One call's voice, or that of another row of the same dialect; the link must be started."""
+        row = row or self.row
+        if row.kind != "tts" or row.dialect != self.row.dialect:
+            raise LocalError(f"{row.name} does not speak here")
+        gain_db = float({**DIALECTS[row.dialect].options, **row.options}["gain_db"])
+        return LocalVoice(self.pool, row.voice, gain_db)
 
 
 def _arguments(row: Row) -> tuple[str, ...]:

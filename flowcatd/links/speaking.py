@@ -12,6 +12,7 @@ import asyncio
 import unicodedata
 from collections.abc import AsyncGenerator
 
+from flowcatd.audio.level import gain
 from flowcatd.errors import LinkClosed, LinkTimeout, LocalError, ProviderError
 from flowcatd.links.helper_pool import HelperPool, Job
 from flowcatd.links.helper_wire import FromHelper, Piece, Said, Speak, Stop, Trouble
@@ -36,13 +37,14 @@ def speakable(text: str) -> str:
 class LocalVoice:
     """One voice of an engine on this machine."""
 
-    def __init__(self, pool: HelperPool, voice: str) -> None:
+    def __init__(self, pool: HelperPool, voice: str, gain_db: float = 0.0) -> None:
         """`pool` must have been started: the engine tells its rate then."""
         if pool.ready is None:
             raise LocalError("the speech helpers have not been started")
         self.rate_hz = pool.ready.rate_hz
         self._pool = pool
         self._voice = voice
+        self._gain_db = gain_db
         self._lines: set[_Line] = set()
 
     async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
@@ -57,7 +59,7 @@ class LocalVoice:
         try:
             line.begin(self._pool, self._voice, said)
             while (piece := await line.piece()) is not None:
-                yield piece
+                yield gain(piece, self._gain_db)
         finally:
             line.stop()
             self._lines.discard(line)

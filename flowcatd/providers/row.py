@@ -64,13 +64,18 @@ class Dialect:
 
 
 DIALECTS: Mapping[str, Dialect] = {
-    "espeak": Dialect("tts", ("voice",), {"library": "auto", "words_per_minute": "160"}),
-    "flite": Dialect("tts", ("voice",), {}),
+    "espeak": Dialect(
+        "tts", ("voice",), {"gain_db": "0", "library": "auto", "words_per_minute": "160"}
+    ),
+    "flite": Dialect("tts", ("voice",), {"gain_db": "0"}),
     "sphinx": Dialect("stt", (), {}),
 }
 """Every dialect there is; `links/open.py` runs them."""
 
 KINDS = ("stt", "tts")
+
+NUMBERS: Mapping[str, tuple[float, float]] = {"gain_db": (-40, 20), "words_per_minute": (80, 450)}
+"""Options that are numbers, and the range of each."""
 
 _COLUMNS = tuple(column.name for column in fields(Row) if column.name != "kind")
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
@@ -159,5 +164,16 @@ def _check(row: Row, where: str, known: Mapping[str, Row]) -> None:
         if option not in dialect.options:
             problem = f"no option of {row.dialect}{nearest(option, dialect.options)}"
             raise ConfigError(where, problem, key=f"{place}.options.{option}")
+        low, high = NUMBERS.get(option, (0.0, 0.0))
+        if option in NUMBERS and not _lies_between(row.options[option], low, high):
+            problem = f"must be a number between {low:g} and {high:g}, in quotes"
+            raise ConfigError(where, problem, key=f"{place}.options.{option}")
     if row.rate_hz not in _RATES_HZ:
         raise ConfigError(where, f"must be one of {_RATES_HZ}", key=f"{place}.rate_hz")
+
+
+def _lies_between(text: str, low: float, high: float) -> bool:
+    try:
+        return low <= float(text) <= high
+    except ValueError:
+        return False

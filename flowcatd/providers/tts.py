@@ -1,7 +1,8 @@
 """Text to speech: the rows we ship. Sorted by name, one per block.
 
 Rows under `flite` and `espeak` run on this machine, in a helper process (`links/voice_helper.py`).
-slt is the clearest of flite's voices at 8 kHz; the others serve as callers in tests.
+slt is the clearest of flite's voices at 8 kHz; the others serve as callers in tests. `gain_db` brings
+a voice to about -20 dBFS while it speaks: slt comes at -14.5, which is shouting on a telephone.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ TTS = table(
         name="flite-slt",
         dialect="flite",
         voice="slt",
+        options={"gain_db": "-6"},
         debian="libflite1",
         docs="http://www.festvox.org/flite",
         proof="live 2026-11",

@@ -56,3 +56,14 @@ def test_half_a_sample_is_a_local_error(measure):
     """One byte is no 16-bit sample."""
     with pytest.raises(LocalError, match="1 bytes"):
         measure(b"a")
+
+
+def test_gain_scales_and_stops_at_full_scale():
+    """6.02 dB doubles a sample, none keeps the object, and what would wrap is cut."""
+    pcm = array.array("h", [100, -100, 30_000, -30_000]).tobytes()
+    doubled = array.array("h", level.gain(pcm, 20 * math.log10(2)))
+    assert doubled.tolist()[:2] == [pytest.approx(200, abs=1), pytest.approx(-200, abs=1)]
+    assert doubled.tolist()[2:] == [32_767, -32_768]
+    assert level.gain(pcm, 0.0) is pcm
+    with pytest.raises(LocalError):
+        level.gain(b"odd", -6)

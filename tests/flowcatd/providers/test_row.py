@@ -84,3 +84,11 @@ def test_any_text_is_rows_or_a_config_error(text):
 def test_a_row_has_at_most_sixteen_columns():
     """A row that wants more wants a dialect."""
     assert len(dataclasses.fields(Row)) <= 16
+
+
+@pytest.mark.parametrize("value", ["loud", "nan", "21", ""])
+def test_an_option_that_is_a_number_is_one_within_its_range(value):
+    """A gain that is none is refused with its key, before a call asks for it."""
+    text = f'[[tts]]\nname = "a"\ndialect = "flite"\nvoice = "slt"\noptions = {{gain_db = "{value}"}}\n'
+    with pytest.raises(ConfigError, match=r"gain_db.*between -40 and 20"):
+        load_rows(text, "rows.toml")
