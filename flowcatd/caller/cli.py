@@ -25,6 +25,7 @@ from flowcatd.caller.handset import Handset
 from flowcatd.caller.keyboard import Keyboard
 from flowcatd.caller.listener import QUIET_MS
 from flowcatd.caller.phone import Phone
+from flowcatd.caller.recorded import recording_of
 from flowcatd.caller.report import Report
 from flowcatd.caller.script import DEMO, TURNS_LIMIT, Script
 from flowcatd.caller.tape import Tape
@@ -125,7 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say the turn before this option MS after the agent began its line",
     )
     add("--interactive", action="store_true", help="say what is typed")
-    add("--voice", default="", metavar="NAME", help=f"who speaks for you (default {VOICE})")
+    add(
+        "--voice",
+        default="",
+        metavar="NAME",
+        help=f"who speaks for you (default {VOICE}; the demo lines are recordings)",
+    )
     add("--record", type=Path, metavar="FILE", help="keep both sides as a stereo WAV file")
     add(
         "--answer-silence-ms",
@@ -160,7 +166,10 @@ def run(args: argparse.Namespace) -> int:
         )
         wishes = args.wishes
         if not wishes and not args.interactive:
-            wishes = [Wish(Kind.SAY, text) for text in DEMO]
+            wishes = [
+                Wish(Kind.SAY, text, recording=None if args.voice else recording_of(text))
+                for text in DEMO
+            ]
         for wish in wishes:
             check(wish)
         if len(wishes) > TURNS_LIMIT:
@@ -182,7 +191,9 @@ def _refuse(args: argparse.Namespace, error: Exception, status: Status) -> Statu
 
 
 async def _call(args: argparse.Namespace, target: Address, wishes: Sequence[Wish]) -> int:
-    speaks = args.interactive or any(wish.kind is Kind.SAY for wish in wishes)
+    speaks = args.interactive or any(
+        wish.kind is Kind.SAY and wish.recording is None for wish in wishes
+    )
     async with AsyncExitStack() as stack:
         voice = await stack.enter_async_context(open_voice(args.voice)) if speaks else None
         turns = [await make_turn(wish, target.rate_hz, voice) for wish in wishes]

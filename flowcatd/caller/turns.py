@@ -45,6 +45,8 @@ class Wish:
     kind: Kind
     value: str
     interrupt_after_ms: int | None = None
+    recording: Path | None = None
+    """A line that somebody has said already; `value` is its words."""
 
 
 def check(wish: Wish) -> None:
@@ -78,6 +80,8 @@ async def make_turn(wish: Wish, rate_hz: int, voice: Voice | None) -> Turn:
             return trimmed(
                 Path(wish.value).name, _load(Path(wish.value), rate_hz), rate_hz, after_ms
             )
+        case Kind.SAY if wish.recording is not None:
+            return trimmed(wish.value, _load(wish.recording, rate_hz), rate_hz, after_ms)
         case Kind.SAY:
             if voice is None:
                 raise ProviderError("there is no voice on this machine to say that with")
