@@ -125,19 +125,13 @@ class Doors:
         except CarrierError as error:
             status = 404 if request.match_info["provider"] not in carrier_names() else 400
             raise _http_error(status, error.problem) from error
-        if not self._may_enter(request):
+        if not may_enter(request.remote or "", query.get("token", ""), self._token):
             raise _http_error(403, "a media token is needed: ?token=")
         name = query.get("agent", self._default)
         agent = self._agents.get(name)
         if agent is None:
             raise _http_error(404, f"no such agent{nearest(name[:40], self._agents)}")
         return core, agent
-
-    def _may_enter(self, request: web.Request) -> bool:
-        if is_loopback(request.remote or ""):
-            return True
-        given = request.query.get("token", "").encode()
-        return bool(self._token) and hmac.compare_digest(given, self._token.encode())
 
     async def _serve(
         self, request: web.Request, core: JsonMedia, agent: Agent
@@ -175,6 +169,16 @@ class Doors:
             await self._wiring.keep(parts, outcome)
         finally:
             self._table.remove(call)
+
+
+def may_enter(remote: str, given: str, token: str) -> bool:
+    """Whether a media connection is let in: from loopback always, from elsewhere with the token.
+
+    Compared in constant time; without a token nobody from elsewhere is.
+    """
+    if is_loopback(remote):
+        return True
+    return bool(token) and hmac.compare_digest(given.encode(), token.encode())
 
 
 def _refusal(status: int, problem: str, headers: Mapping[str, str] | None = None) -> web.Response:

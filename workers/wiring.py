@@ -10,6 +10,8 @@ remains of it. A call with the echo agent has the same chain, with Echo in the p
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +22,7 @@ import msgspec
 from flowcatd.audio.resample import Resampler
 from flowcatd.call import Call
 from flowcatd.carriers.events import Encoding, Started
-from flowcatd.links.disk import Disk, GrowingFile
+from flowcatd.links.disk import Disk, GrowingFile, Kept
 from flowcatd.log import get_logger
 from flowcatd.media import frame_bytes
 from flowcatd.options import Options
@@ -84,15 +86,15 @@ class Wiring:
         return parts
 
     async def keep(self, parts: Parts, outcome: Outcome) -> None:
-        """Write the transcript and the record; a disk that refuses is one log line."""
+        """Write the transcript and the record; a disk that refuses, or hangs, is one log line."""
         call, options = parts.call, self._options.records
         ledger, name = call.ledger, call.id
         if parts.recording is not None:
-            ledger.files.recording = (await parts.recording.close()).name
+            ledger.files.recording = (await self._in_time(parts.recording.close())).name
         entries = parts.transcript.entries()
         if options.transcript and entries:
             data = render_json(name, entries, dropped=parts.transcript.dropped)
-            kept = await self._disk.write_whole(self._records / f"{name}.transcript.json", data)
+            kept = await self._write(f"{name}.transcript.json", data)
             ledger.files.transcript = kept.name
             if kept.problem:
                 self._lost(call, "transcript", kept.problem)
@@ -111,7 +113,7 @@ class Wiring:
         if record.leftovers:
             log.error("call.leaked", call=name, leftovers=record.leftovers)
         if options.record:
-            kept = await self._disk.write_whole(self._records / f"{name}.json", render(record))
+            kept = await self._write(f"{name}.json", render(record))
             if kept.problem:  # the log is then the last place where it can stand
                 log.error(
                     "record.lost",
@@ -121,6 +123,17 @@ class Wiring:
                     record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
                     pii_variables=record.variables,
                 )
+
+    async def _write(self, name: str, data: bytes) -> Kept:
+        return await self._in_time(self._disk.write_whole(self._records / name, data))
+
+    async def _in_time(self, work: Awaitable[Kept]) -> Kept:
+        """The disk's answer, or that it gave none: a call's place must not wait for a dead disk."""
+        try:
+            async with asyncio.timeout(self._options.calls.end_seconds):
+                return await work
+        except TimeoutError:
+            return Kept("", 0, "ETIMEDOUT")
 
     # --- the chain --------------------------------------------------------------------------------
 

@@ -63,10 +63,12 @@ async def record_after(daemon: Daemon) -> dict[str, Any]:
 async def test_the_shipped_agent_books_an_appointment_by_voice(tmp_path: Path) -> None:
     """The demo conversation, correction included, reaches its end with every answer in time."""
     heard_path = tmp_path / "heard.wav"
-    async with spoken(tmp_path) as daemon:
+    async with spoken(tmp_path, "log.level=debug") as daemon:
         code, heard = await call(daemon, "--record", str(heard_path))
         record = await record_after(daemon)
     assert code == 0
+    logged = daemon.log_path.read_text().lower()
+    assert not [word for word in ("tuesday", "thursday", "ten thirty", "willow") if word in logged]
     assert heard["reason"] == "completed"
     assert len(heard["answer_ms"]) == 4
     assert max(heard["answer_ms"]) <= ANSWER_MS
