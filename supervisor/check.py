@@ -9,13 +9,15 @@ crash loop. Nothing is connected to and no engine is started.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from flowcatd.agent.dialog_file import check_dialog, load_dialog
+from flowcatd.agent.dialog_file import check_dialog, load_dialog, read_dialog
+from flowcatd.agent.script import Dialog
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, nearest
 from flowcatd.options import Secret
@@ -23,6 +25,9 @@ from flowcatd.providers.catalogue import Catalogue
 from flowcatd.providers.row import load_rows
 from flowcatd.settings import check_options
 from supervisor.config import Config, add_config_arguments, open_config, read_config, read_text
+
+_NOT_WORDS = re.compile(r"public|<[^>]*>|/[^/]*/|\{[^}]*\}")
+_WORD = re.compile(r"[^\W\d_](?:[\w'-]*\w)?")
 
 BUILT_IN_AGENTS = ("echo",)
 """Agents that have no file."""
@@ -50,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     elif problems:
         print_problems(problems)
     else:
+        for remark in _remarks(args):
+            sys.stderr.write(f"flowcatd: remark: {remark}\n")
         sys.stdout.write("configuration is good\n")
     return 1 if problems else 0
 
@@ -90,6 +97,35 @@ def _check_all(file: Path | None, overrides: list[str]) -> list[ConfigError]:
         return problems or check_files(open_config(file, overrides))
     except ConfigError as error:
         return [error]
+
+
+def _remarks(args: argparse.Namespace) -> list[str]:
+    """What is allowed and still worth knowing about the agents that were checked."""
+    # Late: it brings a loop's modules along, which must not be in the supervisor before it forks.
+    from flowcatd.links.open import known_words  # noqa: PLC0415
+
+    paths = args.paths or _files(
+        open_config(args.config, args.overrides).agents_directory, ".yaml", ".yml"
+    )
+    remarks: list[str] = []
+    for path in paths:
+        if path.suffix not in {".yaml", ".yml"}:
+            continue
+        reading = read_dialog(read_text(path), str(path))
+        remarks += [str(warning) for warning in reading.warnings]
+        unknown = known_words(words_heard_by(reading.dialog)) if reading.dialog else set()
+        if unknown:
+            remarks.append(
+                f"{path}: the offline recogniser must guess how these are said: "
+                f"{', '.join(sorted(unknown))}"
+            )
+    return remarks
+
+
+def words_heard_by(dialog: Dialog) -> set[str]:
+    """Every word of every grammar of a dialog."""
+    bare = (_NOT_WORDS.sub(" ", state.hearing.grammar) for state in dialog.states.values())
+    return {word for text in bare for word in _WORD.findall(text)}
 
 
 def _check_secret(secret: Secret) -> list[ConfigError]:

@@ -232,3 +232,19 @@ def test_serve_serves_and_ends_well(etc):
         if daemon.poll() is None:
             daemon.kill()
             daemon.communicate()
+
+
+def test_check_remarks_on_words_that_the_recogniser_must_guess(tmp_path):
+    """It is no mistake: the file is good, and the word is named."""
+    agent = tmp_path / "w.yaml"
+    agent.write_text(
+        "name: w\ninitial_state: a\nstates:\n  a:\n    timeout: 5s\n    timeout_next: b\n"
+        '    transitions: [{hears: ["flowcatd please", "yes"], target: b}]\n  b: {terminal: true}\n'
+    )
+    command = [sys.executable, "-c", "from supervisor.cli import main; raise SystemExit(main())"]
+    done = subprocess.run(
+        [*command, "check", str(agent)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr.count("flowcatd: remark: ") == 1
+    assert done.stderr.strip().endswith(": flowcatd")
