@@ -32,7 +32,6 @@ from flowcatd.environment import is_journal, wants_colour
 from flowcatd.options import Log
 
 EVENTS: tuple[tuple[str, str], ...] = (
-    ("agent.failed", "an agent broke down; its call was ended with an apology"),
     ("call.answered", "a call is up: media flows"),
     ("call.ended", "a call is over and its record complete"),
     ("call.failed", "a call ended by a fault of ours; the traceback stands beside it"),
@@ -50,7 +49,6 @@ EVENTS: tuple[tuple[str, str], ...] = (
     ("helper.started", "a speech process is ready"),
     ("loop.lagged", "a worker's loop stood still for longer than audio allows"),
     ("loop.raised", "something raised outside of any call"),
-    ("provider.failed", "a speech provider did not do what it was asked"),
     ("record.lost", "what remains of a call could not be written"),
     ("worker.counted", "the supervisor knows that a worker serves"),
     ("worker.drained", "a worker takes no new calls and waits for its last ones"),

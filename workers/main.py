@@ -26,6 +26,7 @@ from flowcatd.record import Reason
 from workers.agents import load_agents
 from workers.calls import CallTable
 from workers.clock import WorkerClock
+from workers.lag import LagWatch
 from workers.listeners import BACKLOG, Doors, listen
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
 from workers.speech import Speech
@@ -82,7 +83,9 @@ class _Worker:
             door = listen(options.server.host, plan.port)
             await speech.start()
             warm()
-            wiring = Wiring(options, WorkerClock(loop), speech, disk, plan.records_directory)
+            clock = WorkerClock(loop)
+            LagWatch(clock)
+            wiring = Wiring(options, clock, speech, disk, plan.records_directory)
             doors = Doors(token, table, wiring, agents, (plan.slot, options.agents.default))
             runner = web.AppRunner(
                 doors.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0

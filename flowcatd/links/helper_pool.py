@@ -37,6 +37,9 @@ from flowcatd.links.helper_wire import (
     Unpacker,
     pack,
 )
+from flowcatd.log import get_logger
+
+log = get_logger()
 
 _ROOT = str(Path(__file__).parents[2])
 _ENVIRONMENT = {
@@ -301,9 +304,11 @@ class HelperPool:
                     raise asyncio.CancelledError
                 await loop.create_unix_connection(lambda: line, sock=ours)
                 self.ready = await self._await_ready(line)
+                log.debug("helper.started", helper=self.plan.module, pid=process.pid)
                 if not first.done():
                     first.set_result(None)
-                await line.closed
+                why = await line.closed
+                log.warning("helper.lost", helper=self.plan.module, pid=process.pid, why=why)
             finally:
                 self._lines[slot] = None
                 line.give_up("the speech helpers were closed")

@@ -154,7 +154,7 @@ async def test_a_recogniser_that_is_killed_mid_call_costs_one_turn(tmp_path: Pat
         ]
         assert len(helpers) == 1
         helpers[0].kill()
-        await until(lambda: not helpers[0].is_running(), "the helper's end")
+        await until(lambda: bool(daemon.log("helper.lost")), "the loss to be noticed")
         code, heard = await call(daemon, "--say", "yes please", "--say", "yes please")
     assert heard["reason"] == "completed"
     assert code == 0
