@@ -12,9 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import flowcatd
-from flowcatd import log
 from flowcatd.errors import ConfigError, FlowcatdError
-from flowcatd.options import Log
 from workers.plan import ExitCode
 
 COMMANDS = {
@@ -41,7 +39,6 @@ exit codes (call and demo tell their own):
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; the result is the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    log.configure(Log(level="warning"), slot=None)  # until `serve` knows its own settings
     try:
         args = _parse(words)
         if args.command == "version":

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from flowcatd import log
 from flowcatd.caller import address as where
 from flowcatd.caller.address import Address
 from flowcatd.caller.handset import Handset
@@ -36,6 +37,7 @@ from flowcatd.carriers.events import Started
 from flowcatd.carriers.far_end import FarEnd
 from flowcatd.environment import wants_colour
 from flowcatd.errors import ConfigError, FlowcatdError, LinkRefused
+from flowcatd.options import Log
 from flowcatd.services import Voice
 
 SECONDS_LIMIT = 3600.0
@@ -157,6 +159,7 @@ def _exit(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 
 def run(args: argparse.Namespace) -> int:
     """Place the call; the result is the exit code."""
+    log.configure(Log(level="warning"), slot=None)
     try:
         target = where.resolve(
             args.url or args.address or where.DEFAULT,
