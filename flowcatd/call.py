@@ -33,6 +33,7 @@ from flowcatd.pipeline.chain import Chain
 from flowcatd.pipeline.processor import Processor
 from flowcatd.pipeline.scope import Cancellable
 from flowcatd.record import Ledger, Outcome, Reason
+from flowcatd.wake import Wake
 
 log = get_logger()
 
@@ -67,13 +68,17 @@ AGENT_REASONS: Final[dict[str, Reason]] = {
 """What an agent may give as its reason to hang up, beyond having completed its work."""
 
 
+WAKES_KEPT = 128
+"""Wakes in the call's ledger before those that have fired are dropped from it; a call has about ten."""
+
+
 class Clock(Protocol):
     """The worker's one clock and wake list."""
 
     def now(self) -> float:
         """Monotonic seconds."""
 
-    def wake(self, due: float, callback: Callable[[], None]) -> Cancellable:
+    def wake(self, due: float, callback: Callable[[], None]) -> Wake:
         """Call back at `due`."""
 
 
@@ -107,6 +112,7 @@ class Call:
         self._wire_up = wire_up
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wakes: list[Wake] = []
         self._media_at = 0.0
         self.leftovers: list[str] = []
         """What was still there when the deadline for teardown had passed."""
@@ -133,7 +139,11 @@ class Call:
             except Exception as error:  # noqa: BLE001 the call's boundary
                 self.fail(error)
 
-        return self._clock.wake(due, guarded)
+        wake = self._clock.wake(due, guarded)
+        self._wakes.append(wake)
+        if len(self._wakes) > WAKES_KEPT:
+            self._wakes = [each for each in self._wakes if each.pending]
+        return wake
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> Cancellable:
         """Run a task that ends with the call."""
@@ -231,6 +241,9 @@ class Call:
         for future, name in waiting.items():
             self._note(future, name)
         self._move(State.ENDED)
+        for wake in self._wakes:  # else an hour's limit would keep the call for an hour
+            wake.cancel()
+        self._wakes.clear()
         code = None
         if closing.done() and not closing.cancelled() and closing.exception() is None:
             code = closing.result()

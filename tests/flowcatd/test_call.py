@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -76,10 +78,10 @@ class Probe(Processor):
         self.closed += 1
 
 
-def make(probe: Processor, options: Calls = PATIENT) -> Call:
+def make(probe: Processor, options: Calls = PATIENT, clock: WorkerClock | None = None) -> Call:
     """A call with one processor."""
     identity = Identity(call_id="c1", carrier="raw", agent="a", worker_slot=0)
-    clock = WorkerClock(asyncio.get_running_loop())
+    clock = clock or WorkerClock(asyncio.get_running_loop())
     ledger = Ledger(identity, datetime.now(UTC), clock.now())
 
     def wire_up(call: Call, _started: Started) -> Chain:
@@ -241,3 +243,23 @@ def test_every_state_but_the_last_moves_on_and_none_comes_back() -> None:
             front = {after for before in front for after in NEXT[before]} - seen
         assert State.ENDED in seen
         assert state is State.ENDED or state not in {s for n in NEXT[state] for s in NEXT[n]}
+
+
+async def test_nothing_of_an_ended_call_waits_on_the_workers_clock() -> None:
+    """Limits, watchdogs and processors' wakes are called off: a dead call keeps no memory."""
+
+    def act(processor: Processor, frame: Frame) -> None:
+        if isinstance(frame, Start):
+            for seconds in range(300):
+                processor.scope.wake(processor.scope.now() + 60 + seconds, lambda: None)
+            processor.push(End("bye"))
+
+    clock = WorkerClock(asyncio.get_running_loop())
+    probe = Probe(act)
+    call = make(probe, clock=clock)
+    await call.run(Wire())
+    assert len(clock) == 0
+    gone = weakref.ref(call)
+    del call, probe, act
+    gc.collect()
+    assert gone() is None
