@@ -9,7 +9,8 @@ A grammar alone accepts anything: the search finds the nearest sentence. So each
 garbage path of single phones and noise beside it, entered at a cost (GARBAGE) that was chosen on
 human speech: what prefers phones to every sentence was none of them. And what holds no voiced sound
 at all (a cough, a knock) was no word. pocketsphinx gives no posterior for a grammar, so confidence
-is 1. Cepstral means start from those of telephone speech and follow the caller (`channel`).
+is 1. Cepstral means start from those of telephone speech and follow the caller (`channel`); a
+quiet utterance is raised first, so that its level does not shift them.
 
 Figures: dependencies.md §6 and tests/human_speech. API: https://pocketsphinx.readthedocs.io
 """
@@ -46,6 +47,7 @@ from flowcatd.links.helper_wire import (
 
 RATE_HZ = 16_000
 """The bundled model knows no other."""
+Samples = npt.NDArray[np.float64]
 MOST_DECODERS = 6
 MOST_GRAMMARS = 32
 """Compiled grammars kept per decoder; the least used is dropped."""
@@ -62,6 +64,15 @@ _CHANNEL = "45,27,-37,42,-26,2,10.5,-28,20,-14,1,7.5,-13"
 _ON_THE_PHONE = {"yes": ("Y AH Z", "Y EH Z")}
 # Words that lose their last sound above 4 kHz and would otherwise be taken for garbage.
 _TAPS = 129  # 60 dB down from 4.4 kHz, 4 ms late
+_LEVEL = 1_250.0  # quieter loud frames are raised to this. 20 dB down, 53 of 80 phrases are then
+# understood, and 73 at their usual level; 1,500 gives 57 and 72
+_MOST_GAIN = 30.0
+_FRAME = RATE_HZ // 50  # 20 ms
+_LOUD_FRAMES = 6  # the loudest, of which the level is the mean: no click of 20 ms makes a level
+_CLEAN = 1e-3  # a noise floor 30 dB under the speech needs no gate
+_HUSHED = 1e-5  # of the loud frames' energy: what a gate leaves of pauses
+_HANG = 2  # frames on either side of what is loud: soft consonants
+_HELD = RATE_HZ * 600 // 1000  # heard before the gain is chosen: the pre-roll and a first syllable
 _HINT_BYTES = RATE_HZ * 2 * 300 // 1000  # a hint at most every 300 ms of audio
 
 _VOICED_FRAMES = 3  # of 20 ms: the shortest vowel of "six" is longer
@@ -160,25 +171,114 @@ def _low_pass() -> npt.NDArray[np.float64]:
 
 
 class Narrow:
-    """One utterance's audio, cut to the telephone's band.
+    """One utterance's audio, cut to the telephone's band; raised when it is quiet.
 
     Callers then sound alike whatever brought them here, and what a short resampler leaves above
-    4 kHz does not upset the spectrum.
+    4 kHz does not upset the spectrum. Level and noise floor are taken once, from the first 600 ms,
+    and hold for the utterance: until then nothing comes out. On a noisy line the pauses are turned
+    down, which garbage would otherwise explain better than silence does.
     """
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_gain", "_gate", "_held")
 
     _FILTER = _low_pass()
 
     def __init__(self) -> None:
         self._before = np.zeros(_TAPS - 1)
+        self._held = bytearray()
+        self._gain = 0.0
+        self._gate: Gate | None = None
 
     def push(self, pcm: bytes) -> bytes:
-        """As many bytes as came, 4 ms late."""
-        samples = np.concatenate([self._before, np.frombuffer(pcm, "<i2").astype(np.float64)])
+        """What is ready: nothing for 600 ms, then all but the filter's 4 ms and the gate's 60."""
+        if self._gain:
+            return self._pass(_samples(pcm))
+        self._held += pcm
+        return self._open() if len(self._held) >= 2 * _HELD else b""
+
+    def flush(self) -> bytes:
+        """Give what is held back, now that the utterance is over."""
+        opened = b"" if self._gain else self._open()
+        return opened + (self._filtered(self._gate.flush()) if self._gate is not None else b"")
+
+    def _open(self) -> bytes:
+        held = _samples(bytes(self._held))
+        self._held.clear()
+        self._gain, quiet = levels(held[:_HELD])
+        if quiet is not None:
+            self._gate = Gate(*quiet)
+        return self._pass(held)
+
+    def _pass(self, samples: Samples) -> bytes:
+        return self._filtered(samples if self._gate is None else self._gate.push(samples))
+
+    def _filtered(self, samples: Samples) -> bytes:
+        if not len(samples):
+            return b""
+        samples = np.concatenate([self._before, samples])
         self._before = samples[-(_TAPS - 1) :]
-        kept = np.convolve(samples, self._FILTER, "valid")
+        kept = self._gain * np.convolve(samples, self._FILTER, "valid")
         return np.clip(kept, -32_768, 32_767).astype("<i2").tobytes()
+
+
+def _samples(pcm: bytes) -> Samples:
+    return np.frombuffer(pcm, "<i2").astype(np.float64)
+
+
+def levels(samples: Samples) -> tuple[float, tuple[float, float] | None]:
+    """Give the gain that raises these if they are quiet, and a gate's arguments if they are noisy."""
+    frames = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    if not len(frames):
+        return 1.0, None
+    energy = np.sort(frames.var(axis=1))
+    loud = max(float(energy[-_LOUD_FRAMES:].mean()), 1.0)
+    floor = max(float(energy[len(energy) // 5]), 1e-3)
+    gain = min(_MOST_GAIN, max(1.0, _LEVEL / loud**0.5))
+    if floor < loud * _CLEAN:
+        return gain, None
+    return gain, (min(8 * floor, loud / 16), min(1.0, (loud * _HUSHED / floor) ** 0.5))
+
+
+class Gate:
+    """Turns down what is neither louder than `threshold` nor within 40 ms of it; 60 ms late."""
+
+    __slots__ = ("_before", "_gain", "_hushed", "_rest", "_threshold")
+
+    def __init__(self, threshold: float, hushed: float) -> None:
+        """`threshold` is a frame's mean square, `hushed` what pauses are multiplied by."""
+        self._threshold = threshold
+        self._hushed = hushed
+        self._rest: Samples = np.zeros(0)
+        self._before = [False] * _HANG
+        self._gain = hushed
+
+    def push(self, samples: Samples) -> Samples:
+        """Take samples, give those of whole frames whose successors are known."""
+        self._rest = np.concatenate([self._rest, samples])
+        return self._give(len(self._rest) // _FRAME - _HANG)
+
+    def flush(self) -> Samples:
+        """Give the rest, as if silence followed."""
+        length = len(self._rest)
+        count = -(-length // _FRAME)
+        self._rest = np.concatenate([self._rest, np.zeros((count + _HANG) * _FRAME - length)])
+        return self._give(count)[:length]
+
+    def _give(self, count: int) -> Samples:
+        if count <= 0:
+            return np.zeros(0)
+        frames = self._rest[: (count + _HANG) * _FRAME].reshape(-1, _FRAME)
+        loud = [*self._before, *(bool(each) for each in frames.var(axis=1) > self._threshold)]
+        gains = [1.0 if any(loud[at : at + 2 * _HANG + 1]) else self._hushed for at in range(count)]
+        ramps = [
+            np.linspace(start, end, _FRAME)
+            for start, end in zip([self._gain, *gains], gains, strict=False)
+        ]
+        self._gain = gains[-1]
+        self._before = loud[count : count + _HANG]
+        self._rest = self._rest[count * _FRAME :]
+        given: Samples = frames[:count].reshape(-1) * np.concatenate(ramps)
+        return given
 
 
 class Ear:
@@ -239,7 +339,11 @@ class Ear:
 
     def push(self, pcm: bytes) -> None:
         """Search on."""
-        self._decoder.process_raw(self._narrow.push(pcm))
+        self._search(self._narrow.push(pcm))
+
+    def _search(self, pcm: bytes) -> None:
+        if pcm:
+            self._decoder.process_raw(pcm)
 
     def text(self) -> str:
         """What it is so far; empty when it is none of the grammar's sentences."""
@@ -249,6 +353,7 @@ class Ear:
 
     def end(self) -> tuple[str, str]:
         """Give what was said, and the caller's channel as it is estimated now."""
+        self._search(self._narrow.flush())
         self._decoder.end_utt()
         return self.text(), str(self._decoder.get_cmn(False))
 

@@ -151,12 +151,24 @@ def on_the_phone(cut: Cut) -> bytes:
     return telephone(piece, FULL_RATE_HZ)
 
 
-def telephone(samples: np.ndarray, rate_hz: int) -> bytes:
-    """Give samples with line noise around them after 8 kHz µ-law, at 16 kHz again."""
-    noise = np.random.default_rng(1)
-    hush = [noise.normal(0, 8, rate_hz * ms // 1000).astype("<i2") for ms in (200, 300)]
-    whole = np.concatenate([hush[0], samples.astype("<i2"), hush[1]])
-    narrow = soxr.resample(whole, rate_hz, LINE_RATE_HZ).astype("<i2").tobytes()
+def telephone(
+    samples: np.ndarray, rate_hz: int, *, gain_db: float = 0.0, noise: np.ndarray | None = None
+) -> bytes:
+    """Give samples with line noise around them after 8 kHz µ-law, at 16 kHz again.
+
+    `gain_db` is how much quieter or louder the speaker is, not the line; `noise` is what else the
+    line carries 20 dB below the speech, at 8 kHz, repeated as needed.
+    """
+    hush = np.random.default_rng(1)
+    pause = [np.zeros(rate_hz * ms // 1000) for ms in (200, 300)]
+    whole = np.concatenate([pause[0], samples.astype(np.float64), pause[1]])
+    speech = soxr.resample(whole, rate_hz, LINE_RATE_HZ) * 10 ** (gain_db / 20)
+    line = hush.normal(0, 8, len(speech))
+    if noise is not None:
+        frames = (speech[: len(speech) // 160 * 160].reshape(-1, 160) ** 2).mean(axis=1)
+        loud = frames[frames > frames.max() / 100].mean()
+        line = np.resize(noise, len(speech)) / noise.std() * np.sqrt(loud) / 10
+    narrow = (speech + line).clip(-32_767, 32_767).astype("<i2").tobytes()
     heard = mulaw_to_pcm(pcm_to_mulaw(narrow))
     up = Resampler(LINE_RATE_HZ, FULL_RATE_HZ, primed=True)
     return b"".join(up.push(heard[at : at + 320]) for at in range(0, len(heard) // 320 * 320, 320))

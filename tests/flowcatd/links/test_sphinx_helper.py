@@ -11,11 +11,13 @@ pytest.importorskip("pocketsphinx", reason="the `speech` extra is not installed"
 
 from flowcatd.links.sphinx_helper import (
     PHONES,
+    Gate,
     Narrow,
     garbage_grammar,
     grammar_words,
     guess,
     is_voiced,
+    levels,
 )
 
 
@@ -64,21 +66,60 @@ def test_noise_silence_and_nothing_are_not_voiced():
     ] * 4
 
 
+def _heard(samples: np.ndarray) -> np.ndarray:
+    narrow = Narrow()
+    return np.frombuffer(narrow.push(_pcm(samples)) + narrow.flush(), "<i2")
+
+
 def test_the_band_ends_where_the_telephone_ends():
     """3 kHz passes unchanged, 5 kHz is gone."""
-    low = np.frombuffer(Narrow().push(_pcm(_tone(3_000))), "<i2")[200:]
-    high = np.frombuffer(Narrow().push(_pcm(_tone(5_000))), "<i2")[200:]
+    low, high = (_heard(_tone(hertz))[200:] for hertz in (3_000, 5_000))
     assert np.abs(low).max() == pytest.approx(5_000, rel=0.02)
     assert np.abs(high).max() < 10
 
 
-@given(st.lists(st.integers(1, 700), min_size=1, max_size=8))
-def test_the_cut_does_not_matter(sizes):
+@given(st.floats(0.02, 0.25))
+def test_quiet_lines_are_brought_to_one_level(share):
+    """Whether a tone is 12 dB below the usual or 34, it leaves equally loud."""
+    quiet, other = _heard(share * _tone(1_000)), _heard(0.25 * _tone(1_000))
+    assert quiet[200:].std() == pytest.approx(other[200:].std(), rel=0.02)
+
+
+def test_only_a_noisy_line_has_a_gate():
+    """A floor 50 dB under the speech needs none; one 20 dB under it gets one below the speech."""
+    noise = np.random.default_rng(3).normal(0, 1, 9_600)
+    speech = np.concatenate([np.zeros(4_800), _tone(300)[:4_800]])
+    assert levels(speech + 10 * noise)[1] is None
+    quiet = levels(speech + 350 * noise)[1]
+    assert quiet is not None
+    threshold, hushed = quiet
+    assert 350**2 < threshold < (5_000**2 / 2) / 10
+    assert hushed < 0.1
+
+
+def test_a_gate_turns_pauses_down_and_leaves_speech():
+    """What is loud passes unchanged; noise 40 ms away from it is multiplied by `hushed`."""
+    noise = np.random.default_rng(3).normal(0, 100, 9_600)
+    samples = np.concatenate([noise, _tone(300), noise])
+    gate = Gate(200.0**2, 0.01)
+    out = np.concatenate([gate.push(samples), gate.flush()])
+    assert len(out) == len(samples)
+    assert np.array_equal(out[9_600:17_600], samples[9_600:17_600])
+    assert out[:8_000] == pytest.approx(0.01 * samples[:8_000])
+
+
+@given(st.lists(st.integers(1, 3_000), min_size=1, max_size=12), st.sampled_from([5, 400]))
+def test_the_cut_does_not_matter(sizes, noise):
     """The same samples come out, as many as went in, however they are pushed."""
-    samples = np.random.default_rng(2).normal(0, 3_000, sum(sizes)).astype("<i2")
+    count = sum(sizes)
+    samples = np.random.default_rng(2).normal(0, noise, count)
+    samples[count // 3 :: 2] += 3_000
     whole, pieces, at = Narrow(), Narrow(), 0
     out = []
+    pcm = _pcm(samples)
     for size in sizes:
-        out.append(pieces.push(samples[at : at + size].tobytes()))
+        out.append(pieces.push(pcm[2 * at : 2 * (at + size)]))
         at += size
-    assert b"".join(out) == whole.push(samples.tobytes())
+    out.append(pieces.flush())
+    assert b"".join(out) == whole.push(pcm) + whole.flush()
+    assert len(b"".join(out)) == len(pcm)
