@@ -16,7 +16,9 @@ import numpy as np
 import soxr
 import uvloop
 
+from flowcatd import log
 from flowcatd.links.open import SpeechLink, runnable_dialects
+from flowcatd.options import Log
 from flowcatd.providers.stt import STT
 from flowcatd.providers.tts import TTS
 from flowcatd.services import Failed, Final, Hearing, SttEvent
@@ -74,6 +76,7 @@ async def hear(link: SpeechLink, pcm: bytes, pace: float) -> tuple[float, float]
 
 async def main() -> None:
     """Measure whatever is on this machine."""
+    log.configure(Log(level="warning"), slot=None)
     there = runnable_dialects()
     said = b""
     for row in TTS.values():
