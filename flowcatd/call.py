@@ -109,6 +109,8 @@ class Call:
         self.variables: Callable[[], dict[str, str]] = dict
         self._options = options
         self._clock = clock
+        self.now: Callable[[], float] = clock.now
+        """Monotonic seconds; the clock's own, since it is asked several times per frame."""
         self._wire_up = wire_up
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,10 +125,6 @@ class Call:
         return self.ledger.identity.call_id
 
     # --- what its processors may ask (pipeline.scope.Scope) ---------------------------------------
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self._clock.now()
 
     def wake(self, due: float, callback: Callable[[], None]) -> Cancellable:
         """Call back at `due`, unless the call has ended by then."""

@@ -17,6 +17,9 @@ from flowcatd.wake import Wake, WakeList
 class WorkerClock:
     """Monotonic time and wakes for one event loop."""
 
+    now = staticmethod(time.monotonic)
+    """Monotonic seconds."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._wakes = WakeList()
@@ -27,10 +30,6 @@ class WorkerClock:
     def __len__(self) -> int:
         """How many wakes are pending."""
         return len(self._wakes)
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return time.monotonic()
 
     def wake(self, due: float, callback: Callable[[], None]) -> Wake:
         """Call back at `due`, on the loop."""

@@ -80,9 +80,10 @@ class Playout(Processor):
         """More to be heard."""
         if self._skipping:
             return
+        now = self.scope.now()
         for pcm in self._chunker.push(frame.pcm):
-            if not self._waiting and self.clock.may_send(self.scope.now()):
-                self._send(pcm)
+            if not self._waiting and self.clock.may_send(now):
+                self._send(pcm, now)
                 if frame.epoch < self.epoch.value:
                     return  # sending it gave the caller the turn: the rest is of the turn before
             elif len(self._waiting) < self._limit:
@@ -183,13 +184,13 @@ class Playout(Processor):
             frames += 1
         return frames * PTIME_MS, False
 
-    def _send(self, pcm: bytes) -> None:
+    def _send(self, pcm: bytes, now: float) -> None:
         if self._announce is not None:
             epoch = self.epoch.value
             self._speak_up()
             if self.epoch.value != epoch:
                 return  # the caller has the turn, and this frame is of the turn before
-        media_ms = self.clock.sent(self.scope.now())
+        media_ms = self.clock.sent(now)
         self._port.send_audio(pcm)
         self.push(SentAudio(pcm, self._rate_hz, media_ms))
 
@@ -224,7 +225,7 @@ class Playout(Processor):
                 if not self.clock.may_send(now):
                     break
                 self._waiting.popleft()
-                self._send(item)
+                self._send(item, now)
             elif isinstance(item, End):
                 if not self._finish(item, now):
                     break

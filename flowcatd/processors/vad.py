@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import Protocol
 
-from flowcatd.audio.level import rms
+from flowcatd.audio.g711 import audioop
 from flowcatd.frames import InputAudio, VadUserStartedSpeaking, VadUserStoppedSpeaking
 from flowcatd.media import PTIME_MS
 from flowcatd.options import Turns as TurnsOptions
@@ -68,7 +68,7 @@ class Vad(Processor):
     def audio(self, frame: InputAudio) -> None:
         """Judge one frame; what it means is told before the frame goes on."""
         pcm = frame.pcm
-        level = rms(pcm)
+        level = audioop.rms(pcm, 2)  # level.rms without its check: a frame is whole samples
         speech = level >= FLOOR_RMS and self._is_speech(pcm, frame.rate_hz, level)
         if speech:
             self._silent = 0
