@@ -98,7 +98,7 @@ async def test_short_words_alone_are_understood():
 
 @needs_flite
 async def test_lone_answers_are_understood_under_the_shipped_dialog():
-    """Of 68 answers 57 mean what was said in `confirm`, and 41 of 48 in `ask_day`: 59 and 43 do."""
+    """Of 68 answers 60 mean what was said in `confirm`, and 43 of 48 in `ask_day`: 62 and 45 do."""
     dialog = load_dialog(DIALOG.read_text(encoding="utf-8"), str(DIALOG))
     right: dict[str, int] = {}
     for row in FLITE:
@@ -111,8 +111,8 @@ async def test_lone_answers_are_understood_under_the_shipped_dialog():
             print(f"{row} {state}: not exact: {wrong}")  # noqa: T201 figures for -s
             right[state] = right.get(state, 0) + sum(marks)
     print(right)  # noqa: T201 figures for -s
-    assert right["confirm"] >= 57
-    assert right["ask_day"] >= 41
+    assert right["confirm"] >= 60
+    assert right["ask_day"] >= 43
 
 
 async def _phrases(gain_db: float, noise: np.ndarray | None) -> int:
@@ -125,9 +125,9 @@ async def _phrases(gain_db: float, noise: np.ndarray | None) -> int:
 
 
 @needs_flite
-@pytest.mark.parametrize(("gain_db", "least"), [(-12.0, 59), (-20.0, 50)])
+@pytest.mark.parametrize(("gain_db", "least"), [(-12.0, 64), (-20.0, 64)])
 async def test_quiet_callers_are_understood(gain_db, least):
-    """Of 80 phrases 59 are understood 12 dB down, and 50 at 20 dB: 61 and 52 are."""
+    """Of 80 phrases 64 are understood 12 and 20 dB down: 67 are."""
     assert await _phrases(gain_db, None) >= least
 
 
@@ -139,7 +139,7 @@ async def test_callers_among_others_are_understood():
         soxr.resample(np.concatenate(each).astype(np.float64), rate, 8_000) for rate, each in spoken
     ]
     babble = sum(np.roll(np.resize(voice, 60_000), 7_777 * at) for at, voice in enumerate(voices))
-    assert await _phrases(0.0, babble) >= 40
+    assert await _phrases(0.0, babble) >= 51
 
 
 def _noise(kind: str, ms: int) -> np.ndarray:

@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("pocketsphinx", reason="the `speech` extra is not installed")
 
-from flowcatd.links.sphinx_helper import (
-    PHONES,
-    Gate,
-    Narrow,
-    garbage_grammar,
-    grammar_words,
-    guess,
-    is_voiced,
-    levels,
-)
+from flowcatd.links.sphinx_helper import PHONES, garbage_grammar, grammar_words, guess
+from flowcatd.links.sphinx_sound import Gate, Narrow, is_voiced, levels
 
 
 def test_a_grammar_has_one_public_rule():
@@ -123,3 +115,15 @@ def test_the_cut_does_not_matter(sizes, noise):
     out.append(pieces.flush())
     assert b"".join(out) == whole.push(pcm) + whole.flush()
     assert len(b"".join(out)) == len(pcm)
+
+
+def test_the_second_look_has_no_garbage_to_prefer():
+    """Its grammar keeps the path for noise: a cough must not become the nearest sentence."""
+    first, second = (garbage_grammar(BODY, garbage=wanted) for wanted in (True, False))
+    assert "<gxany>+" in first
+    assert "<gxany>+" not in second
+    assert all("<gxnoise>+" in grammar for grammar in (first, second))
+    assert all(grammar.count("public ") == 1 for grammar in (first, second))
+
+
+BODY = "public <utterance> = yes | no;\n"
