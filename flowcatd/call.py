@@ -64,6 +64,7 @@ AGENT_REASONS: Final[dict[str, Reason]] = {
     "never_spoke": Reason.NEVER_SPOKE,
     "dialog_error": Reason.AGENT_FAILED,
     "dialog_loop": Reason.AGENT_FAILED,
+    "transfer_failed": Reason.AGENT_FAILED,
 }
 """What an agent may give as its reason to hang up, beyond having completed its work."""
 
@@ -127,10 +128,10 @@ class Call:
     # --- what its processors may ask (pipeline.scope.Scope) ---------------------------------------
 
     def wake(self, due: float, callback: Callable[[], None]) -> Cancellable:
-        """Call back at `due`, unless the call has ended by then."""
+        """Call back at `due`, unless the call is ending by then: nothing new begins in a teardown."""
 
         def guarded() -> None:
-            if self.state is State.ENDED:
+            if self.state not in (State.WAITING, State.LIVE):
                 return
             try:
                 callback()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -29,6 +30,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from flowcatd.environment import is_journal, wants_colour
+from flowcatd.errors import FlowcatdError
 from flowcatd.options import Log
 
 EVENTS: tuple[tuple[str, str], ...] = (
@@ -80,9 +82,11 @@ def configure(options: Log, *, slot: int | None) -> None:
     """Set up logging for this process: `slot` is the worker's, None is the supervisor."""
     terminal = sys.stderr.isatty()
     as_text = options.format == "text" or (options.format == "auto" and terminal)
-    processors: list[Any] = [_stamp(slot), structlog.processors.format_exc_info]
-    if not options.private:
-        processors.append(drop_private)
+    processors: list[Any] = [_stamp(slot)]
+    if options.private:
+        processors.append(structlog.processors.format_exc_info)
+    else:
+        processors += [trace_without_values, drop_private]
     processors.append(_Text(coloured=wants_colour(sys.stderr)) if as_text else render_json)
     if is_journal(sys.stderr):
         processors.append(_prefix)
@@ -98,6 +102,21 @@ def drop_private(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
     """The event without its private fields."""
     if any(key.startswith(_PRIVATE) for key in event):
         return {key: value for key, value in event.items() if not key.startswith(_PRIVATE)}
+    return event
+
+
+def trace_without_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The traceback as places and the error's kind: another's message may hold what a caller said.
+
+    Messages of our own errors are shown, since none ever holds such a thing (`errors.py`).
+    """
+    error = event.pop("exc_info", None)
+    if isinstance(error, BaseException):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        said = f": {error}" if isinstance(error, FlowcatdError) else ""
+        event["exception"] = (
+            f"Traceback (most recent call last):\n{places}{type(error).__name__}{said}"
+        )
     return event
 
 

@@ -39,7 +39,6 @@ class Line:
     """One thing the agent says, as it lies on media time."""
 
     text: str
-    interruptible: bool
     start_ms: int | None = None
     end_ms: int | None = None
     """None while it is still being sent."""
@@ -103,9 +102,9 @@ class PlayoutClock:
             self._lines[-1].start_ms = start_ms
         return start_ms
 
-    def line_started(self, text: str, *, interruptible: bool) -> None:
+    def line_started(self, text: str) -> None:
         """The frames that follow are this line."""
-        self._lines.append(Line(text, interruptible))
+        self._lines.append(Line(text))
 
     def line_stopped(self) -> str | None:
         """The line is complete; returns the name of the mark to send, where marks work."""
@@ -166,11 +165,6 @@ class PlayoutClock:
         end_ms = self._lines[0].end_ms
         awaiting = any(position == end_ms for position in self._marks.values())
         return self.at(end_ms + self.lag_ms + (MARK_GRACE_MS if awaiting else 0))
-
-    @property
-    def interruptible(self) -> bool:
-        """Whether the caller may talk over what is being heard now."""
-        return all(line.interruptible for line in self._lines)
 
     @property
     def quiet(self) -> bool:

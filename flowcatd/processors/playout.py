@@ -236,7 +236,7 @@ class Playout(Processor):
     def _between(self, item: TtsStarted | TtsStopped) -> None:
         if isinstance(item, TtsStarted):
             self._end_line()  # should nobody have stopped the one before
-            self.clock.line_started(item.text, interruptible=item.interruptible)
+            self.clock.line_started(item.text)
             self._announce = item.interruptible
             return
         epoch = self.epoch.value

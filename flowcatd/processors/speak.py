@@ -105,7 +105,7 @@ class Speak(Processor):
 
     @up(LineHeard)
     def heard(self, frame: LineHeard) -> None:
-        """A line was heard: usage counts what was said in full."""
+        """A line was heard, to its end or not: usage counts what sounded."""
         self._usage.tts_audio_seconds += (frame.end_ms - frame.start_ms) / 1000
         self.push_up(frame)
 

@@ -263,3 +263,38 @@ async def test_nothing_of_an_ended_call_waits_on_the_workers_clock() -> None:
     del call, probe, act
     gc.collect()
     assert gone() is None
+
+
+async def test_a_transfer_that_failed_is_no_completed_call() -> None:
+    """The caller was not handed on: the record says that the agent failed."""
+    call = make(Probe(lambda processor, _frame: processor.push(End("transfer_failed"))))
+    assert (await call.run(Wire())).reason is Reason.AGENT_FAILED
+
+
+class Slow(Probe):
+    """Takes its time to close, while its wake comes due."""
+
+    def __init__(self) -> None:
+        super().__init__(self._ask)
+        self.woken = 0
+
+    def _ask(self, processor: Processor, frame: Frame) -> None:
+        if isinstance(frame, Start):
+            processor.scope.wake(processor.scope.now() + 0.05, self._wake_up)
+            processor.push(End("bye"))
+
+    def _wake_up(self) -> None:
+        self.woken += 1
+
+    async def close(self) -> None:
+        """Longer than until the wake."""
+        await asyncio.sleep(0.15)
+
+
+async def test_nothing_new_begins_while_a_call_is_being_given_back() -> None:
+    """A wake that comes due during the teardown is not told: it might start what nobody would end."""
+    probe = Slow()
+    call = make(probe)
+    await call.run(Wire())
+    assert probe.woken == 0
+    assert call.leftovers == []

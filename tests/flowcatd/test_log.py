@@ -157,6 +157,19 @@ def test_an_exception_brings_its_traceback(form):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+def test_what_somebody_elses_error_says_is_private(form):
+    """Its places and kind are shown, its message only where `log.private` is; ours always is."""
+    body = "from flowcatd.errors import LocalError\n"
+    body += "words = 'thurs' + 'day'\n"  # not in the source line that a traceback shows
+    body += "try: raise {}\nexcept Exception as error: log.error('call.failed', exc_info=error)"
+    theirs, ours = body.format("KeyError(words)"), body.format("LocalError(words)")
+    assert "KeyError" in said(theirs, form=form)
+    assert "thursday" not in said(theirs, form=form)
+    assert "thursday" in said(theirs, form=form, private=True)
+    assert "thursday" in said(ours, form=form)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_no_value_makes_a_line_raise(form):
     """Half a surrogate, numbers beyond 64 bits, bytes, cyclic and foreign objects."""
     body = (

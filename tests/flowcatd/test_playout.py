@@ -28,7 +28,7 @@ def at(ms: int) -> float:
 
 def say(made: PlayoutClock, text: str, frames: int, now: float) -> str | None:
     """A whole line, sent at once; the mark to send."""
-    made.line_started(text, interruptible=True)
+    made.line_started(text)
     for _ in range(frames):
         made.sent(now)
     return made.line_stopped()
@@ -117,7 +117,7 @@ def test_without_marks_time_decides() -> None:
 def test_a_line_still_being_sent_is_never_complete() -> None:
     """However long ago its last frame was played."""
     made = clock()
-    made.line_started("hello", interruptible=True)
+    made.line_started("hello")
     made.sent(at(0))
     assert made.heard(at(60_000)) == []
     assert made.heard_at() is None
@@ -145,7 +145,7 @@ def test_the_lag_a_mark_taught_delays_what_time_decides() -> None:
     mark = say(made, "one", 10, at(0))
     assert mark is not None
     made.mark_played(mark, at(350))
-    made.line_started("two", interruptible=True)
+    made.line_started("two")
     for _ in range(10):
         made.sent(at(400))
     assert made.heard_ms(at(500)) == 350
@@ -210,7 +210,7 @@ def test_a_late_mark_takes_nothing_back() -> None:
     """What was heard by time stays heard, though the mark teaches a longer lag."""
     made = clock(has_marks=True)
     mark = say(made, "hello", 10, at(0))
-    made.line_started("more", interruptible=True)
+    made.line_started("more")
     for _ in range(200):
         made.sent(at(0))
     late = at(200 + MARK_GRACE_MS + 700)
@@ -245,7 +245,7 @@ def test_a_clear_tells_the_lines_that_were_heard_first() -> None:
 def test_what_of_a_line_had_not_left_counts_as_not_heard() -> None:
     """A second of four was heard, though all that was sent was heard."""
     made = clock()
-    made.line_started("aaaa bbbb cccc dddd", interruptible=True)
+    made.line_started("aaaa bbbb cccc dddd")
     for _ in range(50):
         made.sent(at(0))
     _, lines = made.cleared(at(1000), unsent_ms=3000)
@@ -256,7 +256,7 @@ def test_a_line_still_being_made_is_taken_for_as_long_as_its_letters() -> None:
     """A voice that stalls after its first second has not said the rest."""
     made = clock()
     text = "word " * 20
-    made.line_started(text, interruptible=True)
+    made.line_started(text)
     for _ in range(50):
         made.sent(at(0))
     _, lines = made.cleared(at(5000), made=False)
@@ -346,7 +346,7 @@ class Playing(RuleBasedStateMachine):
         """The next line."""
         text = f"line {len(self.started)} of the agent"
         self.started.append(text)
-        self.clock.line_started(text, interruptible=True)
+        self.clock.line_started(text)
         self.open = True
 
     @precondition(lambda self: self.open)

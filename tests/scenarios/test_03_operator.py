@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from flowcatd.audio.wav import Wav, parse_wav
-from tests.scenarios.daemon import FLOWCATD, ROOT, bystander, running, stamp, until
+from tests.scenarios.daemon import FLOWCATD, ROOT, Daemon, bystander, running, stamp, until
 
 pytestmark = pytest.mark.scenario
 
@@ -43,7 +43,7 @@ def test_a_port_already_taken_is_one_clear_line(tmp_path: Path) -> None:
 
 async def test_a_second_daemon_cannot_share_the_port_by_accident(tmp_path: Path) -> None:
     """SO_REUSEPORT would let it in silently; it is refused like any other program."""
-    async with running(tmp_path, "workers.count=1") as daemon:
+    async with running(tmp_path, "workers.count=1") as daemon, bystander(daemon):
         done = await asyncio.to_thread(serve, tmp_path, f"server.port={daemon.ready['port']}")
     assert done.returncode == 71
 
@@ -90,6 +90,12 @@ def recordings(place: Path) -> list[Wav]:
     return [parse_wav(path.read_bytes()) for path in place.glob("*.wav")]
 
 
+def refusals(daemon: Daemon) -> list[dict[str, object]]:
+    """The log lines about what could not be kept of the call that started last."""
+    latest = daemon.log("call.started")[-1]["call"]
+    return [line for line in daemon.log("record.lost") if line["call"] == latest]
+
+
 async def test_a_full_disk_costs_the_recording_and_nothing_else(
     tmp_path: Path, nearly_full: Path
 ) -> None:
@@ -100,7 +106,7 @@ async def test_a_full_disk_costs_the_recording_and_nothing_else(
         "records.recording=true",
         "workers.count=1",
     )
-    async with running(tmp_path, *settings) as daemon:
+    async with running(tmp_path, *settings) as daemon, bystander(daemon):
         daemon.records = nearly_full
         async with aiohttp.ClientSession() as session:
             address = daemon.media("raw", "full", encoding="pcm", rate=48000)
@@ -109,12 +115,12 @@ async def test_a_full_disk_costs_the_recording_and_nothing_else(
                     await call.send_bytes(stamp(number) * 12)
                     assert (await call.receive(timeout=10)).data == stamp(number) * 12
                     await asyncio.sleep(0.018)
-                await until(lambda: bool(daemon.log("record.lost")), "the disk's refusal")
+                await until(lambda: bool(refusals(daemon)), "the disk's refusal")
                 await call.send_bytes(stamp(1) * 12)
                 assert (await call.receive(timeout=10)).data == stamp(1) * 12
         record = await daemon.record_of("full")
     assert record["problems"] == [{"where": "recording", "reason": "ENOSPC", "times": 1}]
-    assert len(daemon.log("record.lost")) == 1
+    assert len(refusals(daemon)) == 1
     assert all(wav.channels == 2 for wav in recordings(nearly_full))
 
 
