@@ -54,7 +54,12 @@ Run = Callable[[int, int], int]
 
 
 def preload() -> None:
-    """Import what is the same in every worker and starts nothing; then freeze it."""
+    """Import what is the same in every worker and starts nothing; then freeze it.
+
+    numpy's OpenBLAS is told beforehand to start no threads of its own: a fork does not take them
+    along, and a worker is one core's worth of work.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     names = list(_PURE_ROOMS)
     for package in _PURE_PACKAGES:
         paths = importlib.import_module(package).__path__

@@ -49,15 +49,14 @@ class Order(Enum):
 def run(plan: WorkerPlan) -> int:
     """Serve until told to go; the result is the process's exit code."""
     configure(plan.options.log, slot=plan.slot)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return uvloop.run(_Worker(plan).serve())
     except ConfigError as error:
         log.error("fleet.given_up", why=str(error))
         return ExitCode.CONFIG
-    except OSError as error:
-        log.error("fleet.given_up", why=f"cannot listen: {error.strerror or error}")
-        return ExitCode.BIND
+    except LinkError as error:  # a speech helper that does not come up; it may the next time
+        log.error("helper.lost", why=str(error))
+        return ExitCode.CRASHED
 
 
 class _Worker:
@@ -74,13 +73,18 @@ class _Worker:
         loop.set_exception_handler(_loop_raised)
         token = reveal(options.server.token)
         agents = load_agents(plan.agents_directory, options.agents.default)
+        try:
+            door = listen(options.server.host, plan.port)
+        except OSError as error:
+            where = f"{options.server.host}:{plan.port}"
+            log.error("fleet.given_up", why=f"cannot listen on {where}: {error.strerror or error}")
+            return ExitCode.BIND
         self._watch(loop)
         table = CallTable(options.calls)
         disk = Disk()
         voices = {agent.voice for agent in agents.values()}
         speech = Speech(options.speech, plan.providers_directory, voices)
         try:
-            door = listen(options.server.host, plan.port)
             await speech.start()
             warm()
             clock = WorkerClock(loop)

@@ -51,6 +51,7 @@ async def test_a_drained_daemon_lets_a_live_call_finish_and_takes_no_new_one(
 async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path: Path) -> None:
     """No orphan stays: the worker notices the closed pipe, finishes its call and ends."""
     async with running(tmp_path, "workers.count=1") as daemon, aiohttp.ClientSession() as session:
+        await until(lambda: bool(daemon.log("worker.started")), "the worker's line")
         worker = daemon.log("worker.started")[0]["pid"]
         address = daemon.media("raw", encoding="mulaw", rate=8000)
         async with session.ws_connect(address) as call:
