@@ -11,6 +11,9 @@ its tasks stand in its ledger. Whatever raises in them, or in the chain that the
 arrives at `fail` and ends this call and no other; that is one of the four places that may catch
 everything. The first outcome wins: what happens afterwards changes nothing.
 
+A call may go on in another process than the one it began in: `take_up`, while the chain is made,
+gives it the ledger of the call that it continues, and thereby that call's name.
+
 Why an own ledger of tasks and no TaskGroup: a group waits without limit for a task that will not
 end, and its deadline cannot name it. Teardown here is one deadline, and what overruns it stands in
 the record as a leftover.
@@ -22,6 +25,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final, Protocol
 
 from flowcatd.carriers.events import Started
@@ -108,17 +112,22 @@ class Call:
         self.state = State.WAITING
         self.chain: Chain | None = None
         self.variables: Callable[[], dict[str, str]] = dict
+        self.part: Callable[[str, str], None] | None = None
+        """Has the agent say a last line and then End with a reason; None where nobody can."""
         self._options = options
         self._clock = clock
         self.now: Callable[[], float] = clock.now
         """Monotonic seconds; the clock's own, since it is asked several times per frame."""
-        self._wire_up = wire_up
+        self._wire_up: Callable[[Call, Started], Chain] | None = wire_up
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakes: list[Wake] = []
         self._media_at = 0.0
+        self._parting = False
         self.leftovers: list[str] = []
         """What was still there when the deadline for teardown had passed."""
+        self.unfinished: dict[str, asyncio.Future[Any]] = {}
+        """The same by name, for whoever asks again later."""
 
     @property
     def id(self) -> str:
@@ -158,15 +167,20 @@ class Call:
         now = self.now()
         self._move(State.LIVE)
         self._media_at = now
-        self.ledger.answered(now, carrier_call_id=started.call_id, stream_id=started.stream_id)
+        assert self._wire_up is not None, "a call that is over is not started"
         self.chain = self._wire_up(self, started)
+        self.ledger.answered(now, carrier_call_id=started.call_id, stream_id=started.stream_id)
         log.info("call.answered", call=self.id, encoding=started.encoding, rate_hz=started.rate_hz)
-        self.wake(
-            now + self._options.max_seconds, lambda: self.end(Outcome(reason=Reason.MAX_DURATION))
-        )
+        since = self.ledger.answered_at or now
+        self.wake(since + self._options.max_seconds, self._max_reached)
         self._watch_media()
         self.chain.feed(Start(started.rate_hz))
         return self.chain.feed
+
+    def take_up(self, ledger: Ledger) -> None:
+        """Be the call that this ledger is about, before anything is written into our own."""
+        was, self.ledger = self.id, ledger
+        log.info("call.resumed", call=self.id, was=was, times=ledger.resumed)
 
     def media_came(self, now: float) -> None:
         """Audio arrived: the far end is alive."""
@@ -176,6 +190,16 @@ class Call:
         """This is how the call ends, unless it has an end already."""
         if not self._outcome.done():
             self._outcome.set_result(outcome)
+
+    def say_goodbye(self, text: str) -> None:
+        """End as `drained` once this line has been heard; at once where nobody can say it."""
+        if self._parting:
+            return
+        self._parting = True
+        if self.state is not State.LIVE or self.part is None or not text:
+            self.end(Outcome(reason=Reason.DRAINED))
+        else:  # from a wake, so that what raises is this call's
+            self.wake(self.now(), partial(self.part, text, Reason.DRAINED))
 
     def fail(self, error: BaseException) -> None:
         """Something raised: the peer's fault is answered in its protocol, ours is logged whole."""
@@ -193,6 +217,8 @@ class Call:
         """What leaves the chain downstream: End is the agent's goodbye, heard to its last sample."""
         if isinstance(frame, End):
             reason = AGENT_REASONS.get(frame.reason, Reason.COMPLETED)
+            if self._parting and frame.reason == Reason.DRAINED:
+                reason = Reason.DRAINED
             turns = self.ledger.turns
             if reason is Reason.COMPLETED and turns.no_input and not turns.user + turns.digits:
                 reason = Reason.NEVER_SPOKE
@@ -203,6 +229,13 @@ class Call:
         if isinstance(frame, Failure):
             self.ledger.problem(frame.where, frame.reason)
             log.warning("call.troubled", call=self.id, where=frame.where, reason=frame.reason)
+
+    def release(self) -> None:
+        """Its record is written: let go of what refers back to us, so that all of it can go at once."""
+        self.chain = None
+        self._wire_up = None
+        self.part = None
+        self.variables = dict
 
     # --- its life ---------------------------------------------------------------------------------
 
@@ -236,6 +269,7 @@ class Call:
         _, left = await asyncio.wait(waiting, timeout=max(0.1, deadline - time.monotonic()))
         for future in left:
             future.cancel()
+        self.unfinished = {waiting[future]: future for future in left}
         self.leftovers = sorted(waiting[future] for future in left)
         for future, name in waiting.items():
             self._note(future, name)
@@ -274,6 +308,9 @@ class Call:
         error = task.exception()
         if error is not None:
             self.fail(error)
+
+    def _max_reached(self) -> None:
+        self.end(Outcome(reason=Reason.MAX_DURATION))
 
     def _start_overdue(self) -> None:
         if self.state is State.WAITING:

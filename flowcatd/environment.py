@@ -12,12 +12,19 @@ systemd.exec(5): CREDENTIALS_DIRECTORY, STATE_DIRECTORY (a colon-separated list)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import TextIO
 
 from flowcatd.errors import ConfigError
 from flowcatd.options import Secret
+
+UPGRADE = "FLOWCATD_UPGRADE"
+"""The variable in which `flowcatd upgrade` hands over from one program image to the next."""
+
+SYSTEM_RUNTIME = Path("/run/flowcatd")
+"""Where systemd puts the service's sockets: the last place where an operator's command looks."""
 
 # A secret longer than this is a wrong file, not a token.
 _SECRET_BYTES = 64 * 1024
@@ -51,6 +58,37 @@ def records_directory(setting: str, *, environ: Mapping[str, str] = os.environ) 
         return Path(setting).absolute()
     state = environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(state) if state else Path("var/records").absolute()
+
+
+def runtime_directories(
+    setting: str, port: int, *, environ: Mapping[str, str] = os.environ
+) -> list[Path]:
+    """Where a daemon's sockets may be, best first: the daemon makes the first, operators look in all.
+
+    The setting alone when there is one; else systemd's runtime directory, or one per user and port:
+    socket addresses are short (108 bytes, unix(7)), so nothing deeper will do.
+    """
+    if setting:
+        return [Path(setting).absolute()]
+    given = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return [Path(given)]
+    own = environ.get("XDG_RUNTIME_DIR", "")
+    parts = [Path(own) / f"flowcatd-{port}"] if own else []
+    return [*parts, Path(tempfile.gettempdir()) / f"flowcatd-{os.getuid()}-{port}", SYSTEM_RUNTIME]
+
+
+def upgrade_descriptor(*, environ: MutableMapping[str, str] = os.environ) -> int | None:
+    """Where a former program image of this process left its state; asked once, then forgotten."""
+    found = environ.pop(UPGRADE, "")
+    return int(found) if found.isdigit() else None
+
+
+def with_variable(
+    name: str, value: str, *, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Everything that is set, and this."""
+    return {**environ, name: value}
 
 
 def notify_socket(*, environ: Mapping[str, str] = os.environ) -> str:

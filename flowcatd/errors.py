@@ -4,7 +4,8 @@
     ├── ConfigError      a setting is wrong; names file, key, what is allowed, the nearest known key
     ├── LocalError       we were asked for something illegal in this state: a bug of ours or a caller's
     ├── PeerError        the other side broke the protocol; carries the answer to give
-    │   └── CarrierError     a carrier's media socket; the answer is a WebSocket close code (RFC 6455 §7.4)
+    │   ├── CarrierError     a carrier's media socket; the answer is a WebSocket close code (RFC 6455 §7.4)
+    │   └── ControlError     an operator's or worker's message; the answer is `Refused` with its code
     ├── LinkError        the network or a helper process, not the meaning
     │   ├── LinkRefused      nobody there, or not let in
     │   ├── LinkTimeout      a deadline passed
@@ -53,6 +54,16 @@ class CarrierError(PeerError):
         """`close_code` is from RFC 6455 §7.4.1: 1003 wrong type, 1007 bad payload, 1008 policy."""
         self.problem = problem
         self.close_code = close_code
+        super().__init__(problem)
+
+
+class ControlError(PeerError):
+    """A control message that is not understood; `code` is garbage, version, size or busy."""
+
+    def __init__(self, code: str, problem: str) -> None:
+        """`problem` repeats nothing of the message but what is safe to show."""
+        self.code = code
+        self.problem = problem
         super().__init__(problem)
 
 

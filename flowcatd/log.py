@@ -11,8 +11,8 @@ may only stand in fields whose key begins with `pii_`: they are dropped unless `
 Lines go to standard error: text on a terminal, JSON elsewhere, with the `<6>` prefix journald turns
 into a priority when stderr is the journal (sd-daemon(3)). A line that cannot be written is lost,
 because a full disk or a closed terminal must not end a call. Loggers are assembled at their first
-use and kept, so a level that is filtered out costs half a microsecond; `configure` therefore comes
-before the first line of a process, and again after a fork, before the child logs.
+use and kept, so a level that is filtered out costs half a microsecond; `configure` and `set_level`
+make them forget that, so both may come at any time, and `configure` must come again after a fork.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from flowcatd.errors import FlowcatdError
 from flowcatd.options import Log
 
 EVENTS: tuple[tuple[str, str], ...] = (
+    ("bridge.heard", "the metrics bridge gets figures from its daemon"),
+    ("bridge.silenced", "nothing came from the daemon for ten seconds"),
     ("call.answered", "a call is up: media flows"),
     ("call.ended", "a call is over and its record complete"),
     ("call.failed", "a call ended by a fault of ours; the traceback stands beside it"),
@@ -42,21 +44,33 @@ EVENTS: tuple[tuple[str, str], ...] = (
     ("call.started", "a media connection named its call"),
     ("call.troubled", "something went wrong that the call survives; its record names it too"),
     ("carrier.broken", "a carrier's socket broke its protocol and was closed"),
+    ("connection.handed_over", "a connection went to the worker that its call belongs to"),
     ("connection.refused", "a connection was turned away before it became a call"),
+    ("control.refused", "a control message was not understood"),
     ("fleet.finished", "the last worker is gone; the daemon ends"),
+    ("fleet.fork_failed", "a worker could not be started; it is tried again"),
     ("fleet.given_up", "starting workers again would not help; the daemon ends"),
+    ("fleet.progressed", "a reload, scale or upgrade came one step further"),
+    ("fleet.reload_failed", "a reload was begun and could not be finished"),
+    ("fleet.reload_refused", "a reload or upgrade was refused; nothing changed"),
+    ("fleet.reloaded", "all workers run the new configuration"),
     ("fleet.served", "all workers answer"),
     ("fleet.told", "the operator, or systemd, asked for something"),
+    ("fleet.upgraded", "the supervisor becomes the program that is installed now"),
     ("helper.lost", "a speech process went away and is replaced"),
     ("helper.started", "a speech process is ready"),
     ("loop.lagged", "a worker's loop stood still for longer than audio allows"),
     ("loop.raised", "something raised outside of any call"),
     ("record.lost", "what remains of a call could not be written"),
+    ("switchboard.lost", "the process of control and metrics is gone and is replaced"),
+    ("worker.calls_lost", "a worker died with calls; what can be resumed will be"),
     ("worker.counted", "the supervisor knows that a worker serves"),
     ("worker.drained", "a worker takes no new calls and waits for its last ones"),
+    ("worker.gone", "a worker that was on its way out ended otherwise than it was asked to"),
     ("worker.lost", "a worker is gone unasked and will be replaced"),
     ("worker.orphaned", "a worker's supervisor is gone; it drains and ends"),
     ("worker.reaped", "a worker's process is gone, as asked"),
+    ("worker.retired", "a worker was replaced; it finishes its calls and ends"),
     ("worker.started", "a worker serves"),
     ("worker.stopped", "a worker has given everything back and ends"),
     ("worker.told", "a worker was told to end at once"),
@@ -70,12 +84,23 @@ _PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+@")
 
+_loggers: list[Any] = []
+"""One per room of this process, for as long as it lives."""
+
 Processor = Callable[[WrappedLogger, str, EventDict], EventDict]
 
 
 def get_logger() -> FilteringBoundLogger:
     """A logger for this room, made at its first use; `bind(call=…)` gives one with fields fixed."""
-    return cast("FilteringBoundLogger", structlog.get_logger())
+    logger = structlog.get_logger()
+    _loggers.append(logger)
+    return cast("FilteringBoundLogger", logger)
+
+
+def set_level(level: str) -> None:
+    """From now on the least important line of this process has this level."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
+    _forget()
 
 
 def configure(options: Log, *, slot: int | None) -> None:
@@ -96,6 +121,13 @@ def configure(options: Log, *, slot: int | None) -> None:
         logger_factory=_Stderr,
         cache_logger_on_first_use=True,
     )
+    _forget()
+
+
+def _forget() -> None:
+    """Make every logger assemble itself anew: structlog keeps the assembled one in `bind`."""
+    for logger in _loggers:
+        vars(logger).pop("bind", None)
 
 
 def drop_private(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

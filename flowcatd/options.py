@@ -81,10 +81,18 @@ class Workers:
 
     count: Annotated[int, Between(0, 256)] = 0
     """Worker processes; 0 is one per CPU this process may use."""
+    most: Annotated[int, Between(1, 256)] = 32
+    """The largest count that `flowcatd scale` may ask for; RTP ports are shared out by it."""
     pin_cpus: bool = False
     """Whether worker n stays on the n-th CPU."""
+    bound: Annotated[float, Between(1, 100)] = 1.25
+    """How many times the average load a worker may carry before its calls go to the next."""
     ready_seconds: Seconds = 20.0
     """From fork to serving; a worker that takes longer is killed and counted as crashed."""
+    hung_seconds: Annotated[float, Between(1, 600)] = 5.0
+    """A worker whose media timer has not rung for this long is killed and replaced."""
+    retire_seconds: Seconds = 3600.0
+    """What live calls of a worker that was replaced or scaled away get to finish."""
     stop_seconds: Seconds = 5.0
     """What a worker gets beyond calls.end_seconds to be gone, before it is killed."""
     restart_cap_seconds: Seconds = 30.0
@@ -105,8 +113,16 @@ class Calls:
     """The longest call."""
     drain_seconds: Seconds = 60.0
     """What live calls get to finish once the daemon was told to drain."""
+    goodbye: str = "I'm sorry, we have to end this call now. Please call again. Goodbye."
+    """What a call hears that is ended because the daemon stops; empty ends it without a word."""
+    goodbye_seconds: Annotated[float, Between(0, 60)] = 10.0
+    """What that line gets to be heard."""
     end_seconds: Seconds = 5.0
     """The deadline for a call's teardown."""
+    resume_seconds: Annotated[float, Between(0, 3600)] = 20.0
+    """How long a call whose worker died waits for its carrier to come back; 0 closes it at once."""
+    lag_limit_ms: Annotated[int, Between(5, 10_000)] = 60
+    """Loop lag at which a worker takes no new calls, in ms."""
     retry_after_seconds: Annotated[int, Between(1, 3600)] = 5
     """What a refused caller is told to wait; whole seconds, as Retry-After wants it."""
 
@@ -177,6 +193,56 @@ class Records:
     """Whether the words of both sides are kept."""
     record: bool = True
     """Whether the call's figures and outcome are kept."""
+    journal: bool = True
+    """Whether a live call's state is kept at every turn, so that it survives its worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """[control]: how operators and subscribers reach the daemon over ZeroMQ."""
+
+    directory: str = ""
+    """Runtime directory of sockets; empty is systemd's, or else one per user and port."""
+    tcp: str = ""
+    """`tcp://host:port` for commands from other machines; empty is none. Needs CURVE."""
+    metrics_tcp: str = ""
+    """`tcp://host:port` for subscribers on other machines; empty is none. Needs CURVE."""
+    curve_secret: Secret = Secret()
+    """The server's CURVE secret key."""
+    curve_clients: str = "curve"
+    """Directory of the public keys that may connect, relative to the configuration file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """[metrics]: the Prometheus bridge."""
+
+    enabled: bool = True
+    """Whether the daemon serves /metrics itself."""
+    host: str = "127.0.0.1"
+    """Address of /metrics."""
+    port: Annotated[int, Between(0, 65_535)] = 9464
+    """TCP port of /metrics; 0 takes a free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sip:
+    """[sip]: the shared SIP port."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Between(0, 65_535)] = 0
+    """UDP port, shared by all workers; 0 opens none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rtp:
+    """[rtp]: the ports of media, shared out by worker slot."""
+
+    low: Annotated[int, Between(1024, 65_535)] = 10_000
+    """The first port."""
+    high: Annotated[int, Between(1024, 65_535)] = 20_000
+    """The last port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +269,8 @@ class Options:
     turns: Turns = field(default_factory=Turns)
     playout: Playout = field(default_factory=Playout)
     records: Records = field(default_factory=Records)
+    control: Control = field(default_factory=Control)
+    metrics: Metrics = field(default_factory=Metrics)
+    sip: Sip = field(default_factory=Sip)
+    rtp: Rtp = field(default_factory=Rtp)
     log: Log = field(default_factory=Log)

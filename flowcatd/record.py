@@ -10,6 +10,9 @@ time passed, so a clock that is set during a call cannot make one negative. All 
 cut at TEXT_MAX, and every list has a limit, since a call may last for days.
 
 Who ended a call follows from why it ended: one table, ENDED_BY.
+
+A ledger's `snapshot` is what a call's journal keeps of it, and `restored` goes on from there in
+another process: one call, one record, however many workers carried it.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ class Reason(StrEnum):
     """It reached the longest duration allowed."""
     DRAINED = "drained"
     """The daemon stopped, and its patience with calls had run out."""
+    WORKER_LOST = "worker_lost"
+    """The worker that carried it died, and the far end did not come back in time."""
     INTERNAL_ERROR = "internal_error"
     """A fault of ours."""
 
@@ -88,6 +93,7 @@ ENDED_BY: dict[Reason, EndedBy] = {
     Reason.CANCELLED: EndedBy.DAEMON,
     Reason.MAX_DURATION: EndedBy.DAEMON,
     Reason.DRAINED: EndedBy.DAEMON,
+    Reason.WORKER_LOST: EndedBy.DAEMON,
     Reason.INTERNAL_ERROR: EndedBy.DAEMON,
 }
 
@@ -141,6 +147,8 @@ class Files(msgspec.Struct, kw_only=True):
 
     recording: str = ""
     transcript: str = ""
+    later_recordings: list[str] = []
+    """One for each time that the call was taken up again after its worker had died, in order."""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -204,6 +212,29 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[Problem]
     leftovers: list[str]
     """Names of tasks, sockets and timers still there five seconds after the end: a bug of ours."""
+    resumed: int = 0
+    """How often the call went on after the worker that carried it had died."""
+
+
+class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger as it was at one moment; times are seconds since the call started."""
+
+    started_at_utc: datetime
+    elapsed: float
+    """The moment this was taken."""
+    answered: float | None = None
+    carrier_call_id: str = ""
+    stream_id: str = ""
+    turns: Turns
+    audio_seconds: AudioSeconds
+    usage: Usage
+    files: Files
+    latencies: list[int] = []
+    latency_count: int = 0
+    latency_max: int = 0
+    moves: list[Move] = []
+    problems: list[Problem] = []
+    resumed: int = 0
 
 
 class Ledger:
@@ -225,6 +256,53 @@ class Ledger:
         self._latency_max = 0
         self._moves: list[Move] = []
         self._problems: dict[tuple[str, str], int] = {}
+        self.resumed = 0
+        """How often the call went on in another worker."""
+
+    @classmethod
+    def restored(cls, identity: Identity, state: LedgerState, now: float, gap: float) -> Ledger:
+        """Go on with a ledger: `gap` is how many seconds ago `state` was taken."""
+        ledger = cls(identity, state.started_at_utc, now - state.elapsed - max(0.0, gap))
+        ledger.turns = state.turns
+        ledger.audio_seconds = state.audio_seconds
+        ledger.usage = state.usage
+        ledger.files = state.files
+        if state.answered is not None:
+            ledger._answered = ledger._started + state.answered
+        ledger._carrier_ids = (state.carrier_call_id, state.stream_id)
+        ledger._latencies = list(state.latencies)
+        ledger._latency_count = state.latency_count
+        ledger._latency_max = state.latency_max
+        ledger._moves = list(state.moves)
+        ledger._problems = {(each.where, each.reason): each.times for each in state.problems}
+        ledger.resumed = state.resumed
+        return ledger
+
+    def snapshot(self, now: float) -> LedgerState:
+        """What there is so far; what it holds is the ledger's own, so encode it before going on."""
+        answered = self._answered
+        return LedgerState(
+            started_at_utc=self._at_utc,
+            elapsed=round(now - self._started, 3),
+            answered=None if answered is None else round(answered - self._started, 3),
+            carrier_call_id=self._carrier_ids[0],
+            stream_id=self._carrier_ids[1],
+            turns=self.turns,
+            audio_seconds=self.audio_seconds,
+            usage=self.usage,
+            files=self.files,
+            latencies=self._latencies,
+            latency_count=self._latency_count,
+            latency_max=self._latency_max,
+            moves=self._moves,
+            problems=self._problem_list(),
+            resumed=self.resumed,
+        )
+
+    @property
+    def answered_at(self) -> float | None:
+        """When the stream began, in this process's monotonic seconds; also before this process."""
+        return self._answered
 
     def answered(self, now: float, *, carrier_call_id: str = "", stream_id: str = "") -> None:
         """The stream began, under the carrier's own names for it; only the first time counts."""
@@ -296,12 +374,16 @@ class Ledger:
             },
             states=list(self._moves),
             files=self.files,
-            problems=[
-                Problem(where=where, reason=reason, times=times)
-                for (where, reason), times in self._problems.items()
-            ],
+            problems=self._problem_list(),
             leftovers=[_cut(name) for name in leftovers][:PROBLEMS_MAX],
+            resumed=self.resumed,
         )
+
+    def _problem_list(self) -> list[Problem]:
+        return [
+            Problem(where=where, reason=reason, times=times)
+            for (where, reason), times in self._problems.items()
+        ]
 
     def _latency(self) -> Latency:
         if not self._latencies:

@@ -29,6 +29,7 @@ _TOML_PLACE = re.compile(r"\s*\(at [^)]*\)$")
 _SECTION = re.compile(r"\s*\[\s*\"?([\w.-]+)\"?\s*\]")
 _KEY = re.compile(r"\s*\"?([\w.-]+)\"?\s*=")
 _REFERENCE = re.compile(r"(env:[A-Za-z_]\w*|file:/.+|cred:[\w.-]+)?")
+_TCP = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 _OVERRIDE = "--set"
 
 _KINDS: dict[type, str] = {
@@ -94,7 +95,41 @@ def _needs_token(options: Options) -> str:
     )
 
 
-_RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (("server.token", _needs_token),)
+def _needs_curve(options: Options) -> str:
+    control = options.control
+    if control.curve_secret or not (control.tcp or control.metrics_tcp):
+        return ""
+    return "is needed because a tcp endpoint is open; `flowcatd keys` makes keys"
+
+
+def _is_tcp(setting: str) -> Callable[[Options], str]:
+    def rule(options: Options) -> str:
+        value = getattr(options.control, setting)
+        return "" if not value or _TCP.fullmatch(value) else "must look like tcp://host:port"
+
+    return rule
+
+
+def _enough_workers(options: Options) -> str:
+    workers = options.workers
+    return "" if workers.count <= workers.most else f"is less than workers.count {workers.count}"
+
+
+def _enough_ports(options: Options) -> str:
+    pairs = (options.rtp.high - options.rtp.low + 1) // 2
+    if pairs >= options.workers.most:
+        return ""
+    return f"leaves {max(pairs, 0)} port pairs for workers.most {options.workers.most}"
+
+
+_RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (
+    ("server.token", _needs_token),
+    ("workers.most", _enough_workers),
+    ("control.tcp", _is_tcp("tcp")),
+    ("control.metrics_tcp", _is_tcp("metrics_tcp")),
+    ("control.curve_secret", _needs_curve),
+    ("rtp.high", _enough_ports),
+)
 """Rules that join two settings: the key to name, and what is wrong with it (or nothing)."""
 
 

@@ -37,6 +37,10 @@ class Reached:
     seconds: float
     """From the start to the last worker's readiness."""
     pid: int
+    metrics: str = ""
+    """host:port of /metrics, or empty."""
+    control: str = ""
+    """The endpoint of `flowcatd status` and its like."""
 
 
 def url_of(reached: Reached) -> str:
@@ -66,6 +70,8 @@ def render_text(reached: Reached, *, coloured: bool) -> str:
         ("call it", _how_to_call(reached)),
         ("agent", reached.agent),
         ("records", reached.records or "none are kept"),
+        *([("metrics", f"http://{reached.metrics}/metrics")] if reached.metrics else []),
+        ("operate", f"{reached.command} status   top   reload   scale N   drain"),
         ("stop", f"Ctrl-C   (let calls finish: kill -TERM {reached.pid})"),
     ]
     lines = []

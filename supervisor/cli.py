@@ -18,13 +18,25 @@ from workers.plan import ExitCode
 COMMANDS = {
     "serve": ("supervisor.main", "run the daemon"),
     "check": ("supervisor.check", "say whether configuration, agents and providers are good"),
+    "status": ("supervisor.operate", "say how the daemon is, and what is wrong with it"),
+    "calls": ("supervisor.operate", "list the calls that are up"),
+    "top": ("supervisor.top", "watch the daemon: workers, calls, lag, memory"),
+    "hangup": ("supervisor.operate", "end one call"),
+    "drain": ("supervisor.operate", "take no new calls, let the live ones finish, then end"),
+    "reload": ("supervisor.operate", "read the configuration again, without losing a call"),
+    "upgrade": ("supervisor.operate", "become the flowcatd that is installed now"),
+    "scale": ("supervisor.operate", "have this many workers"),
+    "log-level": ("supervisor.operate", "write log lines from this level up"),
+    "bridge": ("supervisor.bridge", "serve a daemon's figures to Prometheus, from anywhere"),
+    "keys": ("supervisor.curve", "make the keys that tcp endpoints need"),
+    "install": ("supervisor.install", "make systemd run this flowcatd"),
     "call": ("flowcatd.caller.cli", "place a call to a running daemon, and show it"),
     "demo": ("supervisor.demo", "show the pipeline, or check an echo over a WebSocket"),
 }
 """Name to module and meaning."""
 
 _EPILOG = """\
-exit codes (call and demo tell their own):
+exit codes (call, demo and what talks to a running daemon tell their own):
   0    all was done; for serve: it was told to end
   1    check: something is wrong; serve: its workers failed to start, or a bug
   2    the command line was not understood

@@ -1,11 +1,10 @@
-"""`flowcatd serve`: drain events, let the fleet decide, do it.
+"""`flowcatd serve`: read the configuration, take what is needed, and run the daemon's loop.
 
-The supervisor reads and checks the configuration, takes the listening address, preloads what all
-workers share, and then only waits: for signals, for workers, for the fleet's next wake, for
-systemd's watchdog. It never touches a call. Should it die, its workers notice, drain and end.
+    SIGINT   end now; once more: at once       SIGTERM  drain, then end
+    SIGHUP   reload (on a terminal: end now)   SIGUSR2  become the flowcatd that is installed now
 
-    SIGINT   end now; once more: at once          SIGTERM  drain, then end
-    SIGHUP   on a terminal as SIGINT (its window was closed), otherwise nothing yet
+The configuration is checked before anything is taken, everything that can be taken is taken before
+anything is forked, and what workers share is imported last, so that a mistake costs one line.
 """
 
 from __future__ import annotations
@@ -13,74 +12,71 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
+import socket
 import sys
-from collections.abc import Callable
-from typing import assert_never
+from functools import partial
 
-from flowcatd import __version__
+import flowcatd
 from flowcatd.carriers.catalogue import carrier_names
-from flowcatd.environment import notify_socket, records_directory, wants_colour, watchdog_seconds
+from flowcatd.environment import records_directory, upgrade_descriptor, wants_colour
 from flowcatd.errors import LinkRefused
 from flowcatd.log import configure as configure_log
-from flowcatd.log import get_logger
+from supervisor import upgrade
 from supervisor.banner import Reached, render_json, render_text
 from supervisor.check import check_files, print_problems
 from supervisor.config import Config, add_config_arguments, open_config
-from supervisor.fleet import (
-    Action,
-    Asked,
-    Exited,
-    Finished,
-    Fleet,
-    Fork,
-    Forked,
-    ForkFailed,
-    GiveUp,
-    Lost,
-    Ready,
-    Serving,
-    Signal,
-    Started,
-    Stopped,
-)
-from supervisor.process import Children, Told, age, now, preload
-from supervisor.reserve import Reservation, reserve
-from supervisor.systemd import notify
+from supervisor.daemon import Daemon, Program
+from supervisor.exchange import Exchange
+from supervisor.holdings import Holdings, restore, take
+from supervisor.preload import preload
+from supervisor.process import age, now
+from supervisor.reload import read_again
 from workers.plan import ExitCode, WorkerPlan
-
-Work = Callable[[WorkerPlan], int]
-
-log = get_logger()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `flowcatd serve`."""
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="say ready as one line of JSON")
+    # Asked by a running daemon of another version, before it becomes this one.
+    parser.add_argument("--can-take-over", type=int, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to end; the result is the exit code."""
     begun = now() - age()
+    descriptor = upgrade_descriptor()
     config = open_config(args.config, args.overrides)
     configure_log(config.options.log, slot=None)
     if problems := check_files(config):
         print_problems(problems)
         return ExitCode.CONFIG
-    server = config.options.server
+    if args.can_take_over is not None:
+        return _could_take_over(args.can_take_over)
+    handed = None if descriptor is None else upgrade.receive(descriptor)
     try:
-        reservation = reserve(server.host, server.port)
+        holdings = take(config.options) if handed is None else restore(handed.kept, config.options)
     except LinkRefused as error:
         sys.stderr.write(f"flowcatd: {error}\n")
         return ExitCode.BIND
-    preload()
-    children = Children()
     try:
-        return Daemon(config, reservation, children, _work, begun=begun, as_json=args.json).run()
+        preload()
+        exchange = Exchange(
+            holdings.children, partial(_switch, config, holdings), _switchboard_keeps(holdings)
+        )
+        if handed is not None:
+            pid, line = handed.switchboard
+            exchange.adopt(socket.socket(fileno=line), pid, now())
+        program = Program(
+            work=_work,
+            read_again=partial(read_again, args.config, args.overrides),
+            words=tuple(_words(args)),
+            begun=begun if handed is None else handed.begun,
+            say_ready=partial(_say_ready, holdings, as_json=args.json),
+        )
+        return Daemon(config, holdings, exchange, program, handed).run()
     finally:
-        children.close()
-        reservation.close()
+        holdings.close()
 
 
 def _work(plan: WorkerPlan) -> int:
@@ -90,144 +86,73 @@ def _work(plan: WorkerPlan) -> int:
     return run_worker(plan)
 
 
-class Daemon:
-    """The loop around the fleet."""
+def _switch(
+    config: Config, holdings: Holdings, supervisor_fd: int, ready_fd: int, alive_fd: int
+) -> int:
+    from supervisor.switchboard import SwitchboardPlan  # noqa: PLC0415
+    from supervisor.switchboard import run as run_switchboard  # noqa: PLC0415
 
-    def __init__(
-        self,
-        config: Config,
-        reservation: Reservation,
-        children: Children,
-        work: Work,
-        *,
-        begun: float,
-        as_json: bool,
-    ) -> None:
-        """`work` is a worker's life in its child; `begun` is when the start began, as `now` tells."""
-        self._work = work
-        self._config = config
-        self._reservation = reservation
-        self._children = children
-        self._begun = begun
-        self._as_json = as_json
-        self._cpus = sorted(os.sched_getaffinity(0))
-        self._workers = config.options.workers.count or len(self._cpus)
-        self._fleet = Fleet(self._workers, config.options, now())
-        self._commands = {signal.SIGINT: Asked.STOP, signal.SIGTERM: Asked.DRAIN}
-        if sys.stdin is not None and sys.stdin.isatty():
-            self._commands[signal.SIGHUP] = Asked.STOP
-        self._systemd = notify_socket()
-        self._pulse = watchdog_seconds() / 2
-
-    def run(self) -> int:
-        """Until the last worker is gone; the result is the exit code."""
-        self._fleet.wake(now())
-        while True:
-            while actions := self._fleet.actions():
-                for action in actions:
-                    self._act(action)
-                    if isinstance(action, Finished):
-                        return action.code
-            for news in self._children.wait(self._patience()):
-                self._tell(news)
-            self._fleet.wake(now())
-            if self._pulse:
-                notify(self._systemd, "WATCHDOG=1")
-
-    def _patience(self) -> float | None:
-        """Seconds until there is something to do without being told."""
-        due = self._fleet.wake_at()
-        waits = [max(0.0, due - now())] if due is not None else []
-        waits += [self._pulse] if self._pulse else []
-        return min(waits, default=None)
-
-    def _tell(self, news: Exited | Ready | Told) -> None:
-        if not isinstance(news, Told):
-            self._fleet.receive(news, now())
-            return
-        name = signal.Signals(news.number).name
-        command = self._commands.get(signal.Signals(news.number))
-        log.info("fleet.told", signal=name, command=command.name.lower() if command else "nothing")
-        if command is not None:
-            notify(self._systemd, "STOPPING=1", f"STATUS={command.name.lower()} since {name}")
-            self._fleet.receive(command, now())
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Fork(slot):
-                self._fleet.receive(self._fork(slot), now())
-            case Signal(pid, number):
-                self._children.send(pid, number)
-            case Started(slot, pid, seconds):
-                log.debug("worker.counted", worker=slot, pid=pid, seconds=round(seconds, 3))
-            case Serving():
-                self._say_ready()
-            case Lost(slot, pid, how, again):
-                log.warning("worker.lost", worker=slot, pid=pid, how=how, again_seconds=again)
-            case Stopped(slot, pid, how):
-                log.info("worker.reaped", worker=slot, pid=pid, how=how)
-            case GiveUp(reason, code):
-                log.error("fleet.given_up", reason=reason, code=code)
-                notify(self._systemd, "STOPPING=1", f"STATUS={reason}")
-            case Finished(code):
-                log.info("fleet.finished", code=code)
-            case _:
-                assert_never(action)
-
-    def _fork(self, slot: int) -> Forked | ForkFailed:
-        cpu = None
-        if self._config.options.workers.pin_cpus:
-            cpu = self._cpus[slot % len(self._cpus)]
-
-        def live(ready_fd: int, alive_fd: int) -> int:
-            self._reservation.close()
-            return self._work(self._plan(slot, cpu, ready_fd, alive_fd))
-
-        return self._children.fork(slot, live, cpu=cpu)
-
-    def _plan(self, slot: int, cpu: int | None, ready_fd: int, alive_fd: int) -> WorkerPlan:
-        return WorkerPlan(
-            slot=slot,
-            cpu=cpu,
-            options=self._config.options,
-            port=self._reservation.port,
-            ready_fd=ready_fd,
+    return run_switchboard(
+        SwitchboardPlan(
+            runtime_directory=holdings.runtime,
+            supervisor_fd=supervisor_fd,
             alive_fd=alive_fd,
-            config_where=self._config.where,
-            agents_directory=self._config.agents_directory,
-            records_directory=records_directory(self._config.options.records.directory),
-            providers_directory=self._config.providers_directory,
+            ready_fd=ready_fd,
+            metrics_fd=None if holdings.metrics is None else holdings.metrics.fileno(),
+            options=config.options,
+            config_directory=config.directory,
         )
+    )
 
-    def _say_ready(self) -> None:
-        options = self._config.options
-        kept = options.records.recording or options.records.transcript or options.records.record
-        reached = Reached(
-            version=__version__,
-            host=options.server.host,
-            port=self._reservation.port,
-            public_url=options.server.public_url,
-            carriers=carrier_names(),
-            workers=self._workers,
-            agent=options.agents.default,
-            records=str(records_directory(options.records.directory)) if kept else "",
-            command=sys.argv[0],
-            seconds=now() - self._begun,
-            pid=os.getpid(),
+
+def _switchboard_keeps(holdings: Holdings) -> list[int]:
+    return [] if holdings.metrics is None else [holdings.metrics.fileno()]
+
+
+def _could_take_over(version: int) -> int:
+    """Everything that a start needs was imported and read by now."""
+    if version != upgrade.VERSION:
+        sys.stdout.write(
+            f"flowcatd {flowcatd.__version__} cannot take over from the one that runs: restart it\n"
         )
-        log.info("fleet.served", workers=self._workers, port=self._reservation.port)
-        text = (
-            render_json(reached)
-            if self._as_json
-            else render_text(reached, coloured=wants_colour(sys.stdout))
-        )
-        # Whoever started us may have stopped reading; the calls do not depend on it.
-        with contextlib.suppress(OSError):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        notify(
-            self._systemd,
-            "READY=1",
-            f"STATUS={self._workers} workers serve",
-            f"MAINPID={reached.pid}",
-        )
+        return ExitCode.CONFIG
+    preload()
+    sys.stdout.write(f"flowcatd {flowcatd.__version__}\n")
+    return ExitCode.OK
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The arguments again, for the next program image."""
+    words = [] if args.config is None else ["--config", str(args.config)]
+    for override in args.overrides:
+        words += ["--set", override]
+    return [*words, *(["--json"] if args.json else [])]
+
+
+def _say_ready(
+    holdings: Holdings, config: Config, workers: int, seconds: float, *, as_json: bool
+) -> None:
+    options = config.options
+    kept = options.records.recording or options.records.transcript or options.records.record
+    reached = Reached(
+        version=flowcatd.__version__,
+        host=options.server.host,
+        port=holdings.port,
+        public_url=options.server.public_url,
+        carriers=carrier_names(),
+        workers=workers,
+        agent=options.agents.default,
+        records=str(records_directory(options.records.directory)) if kept else "",
+        command=sys.argv[0],
+        seconds=seconds,
+        pid=os.getpid(),
+        metrics=holdings.metrics_address,
+        control=f"ipc://{holdings.runtime}/control.sock",
+    )
+    text = (
+        render_json(reached) if as_json else render_text(reached, coloured=wants_colour(sys.stdout))
+    )
+    # Whoever started us may have stopped reading; the calls do not depend on it.
+    with contextlib.suppress(OSError):
+        sys.stdout.write(text)
+        sys.stdout.flush()

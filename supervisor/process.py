@@ -7,38 +7,31 @@ and notices our death by another, whose write end nobody but this process holds.
 All signals are blocked across the fork: the child shares the pipe until it lets go of it, so a
 signal meant for a newborn would otherwise be taken for one of ours. The child leads a process group
 of its own (a terminal's Ctrl-C must not bypass the supervisor) and reads from /dev/null.
-
-Modules whose rooms are pure are imported before the fork, and the collector is told to leave them
-alone (gc.freeze), so that workers share their pages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import math
 import os
-import pkgutil
 import select
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from flowcatd.errors import ConfigError
-from supervisor.fleet import Exited, Forked, ForkFailed, Ready
+from supervisor.orders import Exited, Forked, ForkFailed, Ready
 from workers.plan import READY_MARK, ExitCode
 
-HEARD = frozenset({signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+HEARD = frozenset(
+    {signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+)
 """The signals that arrive as `Told` (SIGCHLD: as `Exited`)."""
-
-_PURE_PACKAGES = ("flowcatd.carriers", "flowcatd.agent", "flowcatd.providers")
-_PURE_ROOMS = ("flowcatd.frames", "flowcatd.services", "flowcatd.wake")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +41,27 @@ class Told:
     number: int
 
 
-News = Exited | Ready | Told
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A descriptor that is watched has something to read, or has ended."""
+
+    descriptor: int
+
+
+News = Exited | Ready | Told | Readable
 Run = Callable[[int, int], int]
 """A worker's whole life: given its ready_fd and alive_fd, it returns its exit code."""
-
-
-def preload() -> None:
-    """Import what is the same in every worker and starts nothing; then freeze it.
-
-    numpy's OpenBLAS is told beforehand to start no threads of its own: a fork does not take them
-    along, and a worker is one core's worth of work.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    names = list(_PURE_ROOMS)
-    for package in _PURE_PACKAGES:
-        paths = importlib.import_module(package).__path__
-        names += [f"{package}.{module.name}" for module in pkgutil.iter_modules(paths)]
-    for name in names:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
 
 
 class Children:
     """The processes of this supervisor; one per program, because signals are the program's."""
 
-    def __init__(self) -> None:
+    def __init__(self, alive: tuple[int, int] | None = None) -> None:
+        """`alive` is the pipe of a former program image, whose workers watch it."""
         self._ready: dict[int, int] = {}
         """Read end of a worker's ready pipe to its pid."""
-        self._alive_read, self._alive_write = os.pipe()
+        self._watched: set[int] = set()
+        self._alive_read, self._alive_write = alive or os.pipe()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -84,17 +69,34 @@ class Children:
         for number in HEARD:
             signal.signal(number, _enqueued)
 
-    def fork(self, slot: int, run: Run, *, cpu: int | None) -> Forked | ForkFailed:
-        """Start a process that does nothing but `run`."""
-        ready_read, ready_write = os.pipe()
+    @property
+    def alive(self) -> tuple[int, int]:
+        """The pipe by which children notice our death: read end, write end."""
+        return self._alive_read, self._alive_write
+
+    def watch(self, descriptor: int) -> None:
+        """`wait` tells when it can be read."""
+        self._watched.add(descriptor)
+
+    def unwatch(self, descriptor: int) -> None:
+        """No longer."""
+        self._watched.discard(descriptor)
+
+    def fork(
+        self, slot: int, run: Run, *, cpu: int | None, keep: Collection[int] = ()
+    ) -> Forked | ForkFailed:
+        """Start a process that does nothing but `run`; of our descriptors it has only these."""
+        try:
+            ready_read, ready_write = os.pipe()
+        except OSError:  # no descriptor left
+            return ForkFailed(slot)
         sys.stdout.flush()
         sys.stderr.flush()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
             if pid == 0:
-                os.close(ready_read)
-                self._live(run, ready_write, cpu)
+                self._live(run, ready_write, cpu, {*keep, ready_write, self._alive_read})
         except OSError:
             os.close(ready_read)
             os.close(ready_write)
@@ -113,7 +115,7 @@ class Children:
     def wait(self, seconds: float | None) -> list[News]:
         """What happened, at the latest after `seconds`: who is ready, who is gone, what we were told."""
         poll = select.poll()
-        for descriptor in (self._wake_read, *self._ready):
+        for descriptor in (self._wake_read, *self._ready, *self._watched):
             poll.register(descriptor, select.POLLIN)
         # Rounded up: a timer that is asked for a little early would spin until it is due.
         due = {descriptor for descriptor, _ in poll.poll(_milliseconds(seconds))}
@@ -125,15 +127,21 @@ class Children:
             numbers = os.read(self._wake_read, 4096)
             news += [Told(number) for number in numbers if number != signal.SIGCHLD]
             news += _reap()
-        return news
+        return news + [Readable(descriptor) for descriptor in sorted(due & self._watched)]
 
     def close(self) -> None:
         """Let go of signals and pipes; workers that still live take it for our death."""
         signal.set_wakeup_fd(-1)
         for number in HEARD:
             signal.signal(number, signal.SIG_DFL)
-        self._close_pipes()
-        os.close(self._alive_read)
+        for descriptor in (
+            self._alive_read,
+            self._alive_write,
+            self._wake_read,
+            self._wake_write,
+            *self._ready,
+        ):
+            os.close(descriptor)
 
     def _read_ready(self, descriptor: int) -> list[News]:
         mark = os.read(descriptor, len(READY_MARK))
@@ -141,15 +149,11 @@ class Children:
         pid = self._ready.pop(descriptor)
         return [Ready(pid)] if mark == READY_MARK else []
 
-    def _close_pipes(self) -> None:
-        for descriptor in (self._alive_write, self._wake_read, self._wake_write, *self._ready):
-            os.close(descriptor)
-
-    def _live(self, run: Run, ready_fd: int, cpu: int | None) -> NoReturn:
+    def _live(self, run: Run, ready_fd: int, cpu: int | None, keep: set[int]) -> NoReturn:
         """The child, from its first instruction to its last."""
         code: int = ExitCode.CRASHED
         try:
-            self._become_worker(cpu)
+            self._become_worker(cpu, keep)
             code = run(ready_fd, self._alive_read)
         except ConfigError as error:
             sys.stderr.write(f"flowcatd: {error}\n")
@@ -162,11 +166,16 @@ class Children:
                 sys.stderr.flush()
             os._exit(code)
 
-    def _become_worker(self, cpu: int | None) -> None:
+    def _become_worker(self, cpu: int | None, keep: set[int]) -> None:
         signal.set_wakeup_fd(-1)
         for number in HEARD:
             signal.signal(number, signal.SIG_DFL)
-        self._close_pipes()
+        # What is ours alone: above all the write end of the alive pipe, and other slots' sockets. The
+        # objects that hold them are never freed here, since the child ends by _exit.
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            if int(entry.name) > 2 and int(entry.name) not in keep:
+                with contextlib.suppress(OSError):
+                    os.close(int(entry.name))
         os.setpgid(0, 0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)

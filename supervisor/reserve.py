@@ -57,8 +57,23 @@ def reserve(host: str, port: int) -> Reservation:
     return Reservation(host, held.getsockname()[1], held)
 
 
-def _bind(family: int, address: tuple[Any, ...], option: int) -> socket.socket:
-    taken = socket.socket(family, socket.SOCK_STREAM)
+def probe_datagrams(host: str, port: int) -> None:
+    """Whether a UDP port is nobody's; raises LinkRefused with the reason and a way out.
+
+    It cannot be reserved as a TCP port is: a bound UDP socket of the group gets datagrams.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # SO_BROADCAST means nothing here: without an option of sharing the address must be free.
+    _bind(family, (host, port), socket.SO_BROADCAST, socket.SOCK_DGRAM).close()
+
+
+def _bind(
+    family: int,
+    address: tuple[Any, ...],
+    option: int,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> socket.socket:
+    taken = socket.socket(family, kind)
     try:
         taken.setsockopt(socket.SOL_SOCKET, option, 1)
         if family == socket.AF_INET6:

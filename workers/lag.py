@@ -1,45 +1,116 @@
 """Loop lag: how late the worker's own timer rings, which is how late everybody's audio is.
 
-A wake every PERIOD_SECONDS compares when it came with when it was due. One that is LIMIT_MS late has
-cost audio, and the operator is told: at most one line per REPORT_SECONDS, with the worst of it.
+The heart of a worker. A wake every PERIOD_SECONDS, on the wake list that playout hangs on, writes the
+time into the worker's row of the load table: a process whose row stops ticking is hung, whatever else
+of it still answers. Each beat also takes the worst lateness of any wake since the last one. It is
+observed in `loop_lag_seconds`, told to the operator from LIMIT_MS on (it has cost audio: at most one
+line per REPORT_SECONDS, with the worst of it), and goes into the recent lag that admission reads.
+
+Recent lag is a peak that fades: it is at least the lateness just seen, and halves every second. One
+stall shows at once and in full; what it says is forgotten within seconds. A mean would have hidden
+the stall among twenty good beats, and a maximum over a window forgets all of it in one step, which
+makes admission flap. No lateness counts for more than a second: a machine that was suspended is
+late by hours, once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from flowcatd.log import get_logger
+from flowcatd.metrics import Metrics
 from workers.clock import WorkerClock
 
 log = get_logger()
 
-PERIOD_SECONDS = 0.1
+PERIOD_SECONDS = 0.05
+"""Fine enough to find a hung worker within workers.hung_seconds, at 20 wakes a second."""
 
 LIMIT_MS = 60
 """Three frames: more than that and a carrier with a short buffer has run dry."""
 
 REPORT_SECONDS = 10.0
 
+HALF_LIFE_SECONDS = 1.0
+"""100 ms are 50 ms a second later and 6 ms after four: long enough for the cause to show again."""
+
+MOST_SECONDS = 1.0
+"""One stall, however long, is forgotten (below 8 ms) after seven seconds."""
+
+Beat = Callable[[float, float], None]
+"""What else is done at every beat, given the time and the recent lag, both in seconds."""
+
+
+class Row(Protocol):
+    """The worker's row of the load table, as its heart sees it."""
+
+    def ticked(self, now: float, lag_seconds: float) -> None:
+        """The media timer rang."""
+
+
+class RecentLag:
+    """A peak that fades; pure."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """How late the loop has been of late."""
+        self._at: float | None = None
+
+    def seen(self, late: float, now: float) -> float:
+        """One more lateness (seconds); returns the recent lag."""
+        since = 0.0 if self._at is None else max(0.0, now - self._at)
+        self._at = now
+        faded = self.seconds * 0.5 ** (since / HALF_LIFE_SECONDS)
+        self.seconds = max(faded, min(max(late, 0.0), MOST_SECONDS))
+        return self.seconds
+
 
 class LagWatch:
-    """Watches one worker's loop."""
+    """Watches one worker's loop, from its construction until the loop ends."""
 
-    def __init__(self, clock: WorkerClock) -> None:
-        """It watches from now on, until the loop ends."""
+    def __init__(
+        self,
+        clock: WorkerClock,
+        *,
+        row: Row | None = None,
+        metrics: Metrics | None = None,
+        beat: Beat | None = None,
+    ) -> None:
+        """`beat` is called last, when the next wake of the list is somebody else's."""
         self._clock = clock
-        self._due = 0.0
+        self._row = row
+        self._metrics = metrics
+        self._beat = beat
+        self._recent = RecentLag()
         self._told_at = float("-inf")
         self._times = 0
         self._worst_ms = 0.0
         self.longest_ms = 0.0
         """The worst there ever was."""
-        self._arm()
+        clock.wake(clock.now() + PERIOD_SECONDS, self._rang)
 
-    def _arm(self) -> None:
-        self._due = self._clock.now() + PERIOD_SECONDS
-        self._clock.wake(self._due, self._rang)
+    @property
+    def recent(self) -> float:
+        """The recent lag in seconds, as of the last beat."""
+        return self._recent.seconds
 
     def _rang(self) -> None:
         now = self._clock.now()
-        late_ms = (now - self._due) * 1000
+        late = self._clock.worst_lateness()
+        try:
+            recent = self._recent.seen(late, now)
+            if self._row is not None:
+                self._row.ticked(now, recent)
+            if self._metrics is not None:
+                self._metrics.observe("loop_lag_seconds", late)
+            self._report(late * 1000, now)
+            if self._beat is not None:
+                self._beat(now, recent)
+        finally:  # whatever raises, the heart goes on
+            self._clock.wake(now + PERIOD_SECONDS, self._rang)
+
+    def _report(self, late_ms: float, now: float) -> None:
         self.longest_ms = max(self.longest_ms, late_ms)
         if late_ms >= LIMIT_MS:
             self._times += 1
@@ -47,4 +118,3 @@ class LagWatch:
         if self._times and now - self._told_at >= REPORT_SECONDS:
             log.warning("loop.lagged", times=self._times, worst_ms=round(self._worst_ms))
             self._told_at, self._times, self._worst_ms = now, 0, 0.0
-        self._arm()

@@ -1,4 +1,4 @@
-"""The worker's doors: one port for HTTP and WebSocket, shared by all workers (SO_REUSEPORT).
+"""What a worker answers over HTTP and WebSocket, on connections that its door let in.
 
     GET /                                         what this is and how to call it
     GET /healthz                                  200 while the worker's loop turns
@@ -15,48 +15,35 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
 
 from flowcatd import __version__
+from flowcatd.call import Call
 from flowcatd.carriers.catalogue import carrier_names, open_carrier
 from flowcatd.carriers.json_media import JsonMedia
-from flowcatd.errors import CapacityError, CarrierError, nearest
+from flowcatd.errors import CarrierError, nearest
 from flowcatd.log import get_logger
 from flowcatd.record import Reason
 from flowcatd.settings import is_loopback
 from flowcatd.transports.carrier import CLOSE_SECONDS, CarrierSocket
 from workers.agents import Agent
-from workers.calls import CallTable
-from workers.wiring import Parts, Wiring, identity_of
+from workers.calls import CallTable, NoPlaceError
+from workers.parts import Parts
+from workers.plan import RUN_ID_LIMIT
+from workers.wiring import Wiring, identity_of
 
 log = get_logger()
 
 MESSAGE_LIMIT: Final = 128 * 1024
 """aiohttp closes with 1009 beyond it; the carrier cores have a stricter limit of their own."""
 
-RUN_ID_LIMIT = 128
-"""Characters; a run id is a key of somebody's database, not a document."""
-
-BACKLOG = 4096
-"""Connections the kernel may hold for us while a storm of calls arrives."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """The worker's share of the port, not yet accepting; OSError when it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        door.bind((host, port))
-        door.setblocking(False)
-    except OSError:
-        door.close()
-        raise
-    return door
+Refused = Callable[[str], None]
+"""Told of every connection that became no call, by a word of metrics.REFUSALS."""
+Ended = Callable[[Call, socket.socket | None], None]
+"""Told of every call that is over, with what was its socket."""
 
 
 class Doors:
@@ -69,6 +56,7 @@ class Doors:
         wiring: Wiring,
         agents: Mapping[str, Agent],
         identity: tuple[int, str],
+        told: tuple[Refused, Ended],
     ) -> None:
         """`token` is the secret revealed; `identity` is the worker's slot and the default agent."""
         self._token = token
@@ -76,6 +64,7 @@ class Doors:
         self._wiring = wiring
         self._agents = agents
         self._slot, self._default = identity
+        self._refused, self._ended = told
 
     def application(self) -> web.Application:
         """The routes."""
@@ -109,12 +98,17 @@ class Doors:
         """One call, from the handshake to its record."""
         try:
             core, agent = self._admit(request)
-            with self._table.place():
+            with self._table.place(_peer(request)):
                 return await self._serve(request, core, agent)
-        except CapacityError as error:
+        except NoPlaceError as error:
             log.info("call.refused", why=str(error))
+            self._refused(error.cause)
             headers = {"Retry-After": str(error.retry_after)}
             return _refusal(503, str(error), headers)
+        except web.HTTPException as error:
+            self._table.release(_peer(request))
+            self._refused("not_allowed" if error.status == 403 else "not_understood")
+            raise
 
     def _admit(self, request: web.Request) -> tuple[JsonMedia, Agent]:
         query = request.query
@@ -141,12 +135,6 @@ class Doors:
         )
         if not response.can_prepare(request):
             return _refusal(426, "this is a WebSocket: connect with Upgrade: websocket")
-        await response.prepare(request)
-        wire = request.transport
-        if wire is None:
-            return response  # it went away during the handshake
-        carrier = CarrierSocket(response, wire, core)
-        carrier.notices = request.query.get("events") == "1" and is_loopback(request.remote or "")
         identity = identity_of(
             run_id=request.match_info["run_id"][:RUN_ID_LIMIT],
             carrier=core.row.name,
@@ -154,13 +142,21 @@ class Doors:
             slot=self._slot,
             token=secrets.token_hex(4),
         )
-        parts = self._wiring.open(carrier, agent, identity)
+        found = await self._wiring.look(identity)
+        await response.prepare(request)
+        wire = request.transport
+        if wire is None:
+            return response  # it went away during the handshake
+        carrier = CarrierSocket(response, wire, core)
+        carrier.notices = request.query.get("events") == "1" and is_loopback(request.remote or "")
+        parts = self._wiring.open(carrier, agent, identity, found)
         log.info("call.started", call=identity.call_id, carrier=identity.carrier, agent=agent.name)
         await self._live(parts, carrier)
         return response
 
     async def _live(self, parts: Parts, carrier: CarrierSocket) -> None:
         call = parts.call
+        parts.listing = self._table
         self._table.add(call)
         try:
             outcome = await call.run(carrier)
@@ -169,6 +165,11 @@ class Doors:
             await self._wiring.keep(parts, outcome)
         finally:
             self._table.remove(call)
+
+
+def _peer(request: web.Request) -> object:
+    """The name under which the door promised this connection a place: its far end's address."""
+    return None if request.transport is None else request.transport.get_extra_info("peername")
 
 
 def may_enter(remote: str, given: str, token: str) -> bool:

@@ -1,54 +1,81 @@
 """What runs after the fork: one loop, its doors, its calls, until it is told to go.
 
-Order of a start: the log, the agents, the speech helpers, the doors; only then is READY written, so
-a worker that says it serves can serve. Order of an end: the doors close, live calls finish (SIGTERM)
-or are ended (SIGINT), helpers go, the disk has written what it was given.
+Order of a start: the log, the agents, the speech helpers, the household, the doors; only then does
+the row say SERVING and READY is written, so a worker that says it serves can serve. Order of an end:
+no new calls, live ones finish or hear a goodbye, then fellows, helpers and the disk are let go of.
+
+    SIGUSR1  retire: the queue of the door is taken, then the door is closed; calls may go on long
+    SIGTERM  drain: the door stays open to refuse in the caller's language; calls may go on a while
+    SIGINT   stop: every call is ended now
+    parent's death as SIGTERM; a more urgent order replaces one that is being carried out
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
+import faulthandler
 import os
 import signal
+import socket
+import sys
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import IntEnum
 
 import uvloop
-from aiohttp import web
 
+from flowcatd.control import CallLine, Level
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, LinkError
 from flowcatd.links.disk import Disk
-from flowcatd.log import configure, get_logger
-from flowcatd.record import Reason
+from flowcatd.log import configure, get_logger, set_level
+from flowcatd.metrics import Metrics
+from flowcatd.record import Outcome, Reason
 from workers.agents import load_agents
 from workers.calls import CallTable
 from workers.clock import WorkerClock
-from workers.lag import LagWatch
-from workers.listeners import BACKLOG, Doors, listen
+from workers.entrance import Entrance
+from workers.household import Household
+from workers.listeners import Doors
+from workers.orphans import Orphans
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
 from workers.speech import Speech
-from workers.wiring import Wiring, warm
+from workers.uplink import Place, Uplink
+from workers.watch import CallWatch
+from workers.wiring import Wiring, open_store, warm
 
 log = get_logger()
 
+FINISH_SECONDS = 1.0
+"""Beyond calls.end_seconds: calls that ended at the last moment close their sockets."""
 
-class Order(Enum):
-    """What a worker can be told."""
 
-    DRAIN = auto()
-    """No new calls; live ones finish within calls.drain_seconds."""
-    STOP = auto()
-    """End every call now."""
-    ORPHAN = auto()
+class Order(IntEnum):
+    """What a worker can be told; the greater the more urgent."""
+
+    RETIRE = 1
+    """A successor serves: live calls finish within workers.retire_seconds."""
+    DRAIN = 2
+    """The daemon ends: live calls finish within calls.drain_seconds."""
+    ORPHAN = 3
     """The supervisor is gone: drain, and say so with the exit code."""
+    STOP = 4
+    """End every call now."""
+
+
+_SIGNALS = {
+    signal.SIGUSR1: Order.RETIRE,
+    signal.SIGTERM: Order.DRAIN,
+    signal.SIGINT: Order.STOP,
+}
 
 
 def run(plan: WorkerPlan) -> int:
     """Serve until told to go; the result is the process's exit code."""
     configure(plan.options.log, slot=plan.slot)
+    # Python's own handler runs between bytecodes only; this one, in C, also tells of a hung worker
+    # where it hangs. Files, lines and function names, no values.
+    faulthandler.register(signal.SIGUSR2, file=sys.stderr, all_threads=True)
     try:
         return uvloop.run(_Worker(plan).serve())
     except ConfigError as error:
@@ -64,77 +91,136 @@ class _Worker:
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
-        self._orders: asyncio.Queue[Order] = asyncio.Queue(maxsize=8)
+        self._order: Order | None = None
+        self._told_more = asyncio.Event()
+        self._clock: WorkerClock
+        self._table: CallTable
 
     async def serve(self) -> int:
         """Start, serve, end."""
         plan, options = self._plan, self._plan.options
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_loop_raised)
+        self._watch(loop)
         token = reveal(options.server.token)
         agents = load_agents(plan.agents_directory, options.agents.default)
-        try:
-            door = listen(options.server.host, plan.port)
-        except OSError as error:
-            where = f"{options.server.host}:{plan.port}"
-            log.error("fleet.given_up", why=f"cannot listen on {where}: {error.strerror or error}")
-            return ExitCode.BIND
-        self._watch(loop)
-        table = CallTable(options.calls)
+        row = plan.load.row(plan.seat)
+        self._clock = clock = WorkerClock(loop)
+        self._table = table = CallTable(options.calls, row, plan.load)
+        household = Household(plan, clock, Metrics(), table, row)
         disk = Disk()
         voices = {agent.voice for agent in agents.values()}
         speech = Speech(options.speech, plan.providers_directory, voices)
-        try:
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(disk.close, options.calls.end_seconds)
+            ending.push_async_callback(_close, speech)
             await speech.start()
             warm()
-            clock = WorkerClock(loop)
-            LagWatch(clock)
-            wiring = Wiring(options, clock, speech, disk, plan.records_directory)
-            doors = Doors(token, table, wiring, agents, (plan.slot, options.agents.default))
-            runner = web.AppRunner(
-                doors.application(), access_log=None, handle_signals=False, shutdown_timeout=1.0
-            )
-            await runner.setup()
-            site = web.SockSite(runner, door, backlog=BACKLOG)
-            await site.start()
+            uplink = self._open_uplink(household)
+            ending.callback(uplink.close)
+            watch = CallWatch(plan.slot, household.metrics, uplink.publish, household.defers)
+            store = open_store(options.records, disk, plan.records_directory, plan.slot)
+            orphans = Orphans(options, clock, store, watch)
+            orphans.begin()
+            ending.callback(orphans.close)
+            wiring = Wiring(options, clock, speech, store, watch, household.shedding)
+            identity = (plan.slot, options.agents.default)
+            told = (watch.refused, household.ended)
+            doors = Doors(token, table, wiring, agents, identity, told)
+            entrance = Entrance(plan, table, doors)
+            await entrance.open(options.workers.bound)
+            ending.push_async_callback(entrance.close)
+            household.outside.hand_overs = entrance.hand_overs
+            household.outside.events_dropped = lambda: uplink.dropped + watch.left_out
+            household.settle()
+            table.shedding = False
             self._ready()
             log.info("worker.started", pid=os.getpid(), port=plan.port)
-            code = await self._until_told(table, site)
-            await runner.cleanup()
-        finally:
-            with contextlib.suppress(LinkError):
-                await speech.close()
-            await disk.close(options.calls.end_seconds)
+            await self._until_over(entrance)
+        household.close()
         log.info("worker.stopped", leaked=table.leaked)
-        return code
+        return ExitCode.PARENT_GONE if self._order is Order.ORPHAN else ExitCode.OK
 
-    async def _until_told(self, table: CallTable, site: web.SockSite) -> int:
-        """Wait for an order, then for the calls."""
-        options = self._plan.options.calls
-        order = await self._orders.get()
-        table.draining = True
-        await site.stop()
-        log.info("worker.drained" if order is not Order.STOP else "worker.told", calls=len(table))
+    def _open_uplink(self, household: Household) -> Uplink:
+        plan = self._plan
+        place = Place(plan.runtime_directory, plan.seat, plan.slot, os.getpid())
+        return Uplink(place, self, lambda: len(self._table), household.snapshot)
+
+    # --- what operators ask (workers.uplink.Told) -------------------------------------------------
+
+    def list_calls(self) -> list[CallLine]:
+        """The live calls."""
+        return self._table.lines(self._clock.now())
+
+    def hang_up(self, call: str) -> bool:
+        """End the call of this call id or run id; false when there is none."""
+        found = self._table.find(call)
+        if found is not None:
+            found.end(Outcome(reason=Reason.CANCELLED))
+        return found is not None
+
+    def set_level(self, level: Level) -> None:
+        """Write log lines from this level up."""
+        set_level(level)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _until_over(self, entrance: Entrance) -> None:
+        """Wait for an order, then for the calls; a more urgent order shortens the waiting."""
+        order = await self._next_order(None)
+        self._table.draining = True
+        while True:
+            if order is Order.RETIRE:
+                entrance.stop()
+                log.info("worker.retired", calls=len(self._table))
+            else:
+                log.info(
+                    "worker.told" if order is Order.STOP else "worker.drained",
+                    calls=len(self._table),
+                )
+            more = await self._wait_for_calls(order)
+            if more is None:
+                return
+            order = more
+
+    async def _wait_for_calls(self, order: Order) -> Order | None:
+        """Let calls finish as this order allows; the more urgent one that came meanwhile, or None."""
+        calls, workers = self._plan.options.calls, self._plan.options.workers
+        table = self._table
         if order is not Order.STOP:
-            await self._drain(table, options.drain_seconds)
+            patience = workers.retire_seconds if order is Order.RETIRE else calls.drain_seconds
+            if (more := await self._unless_told(order, table.drained(patience))) is not None:
+                return more
+            if len(table) and calls.goodbye and calls.goodbye_seconds:
+                table.say_goodbye(calls.goodbye)
+                goodbye = table.drained(calls.goodbye_seconds)
+                if (more := await self._unless_told(order, goodbye)) is not None:
+                    return more
         table.end_all(Reason.DRAINED)
-        await table.drained(options.end_seconds + 1.0)
-        return ExitCode.PARENT_GONE if order is Order.ORPHAN else ExitCode.OK
+        await table.drained(calls.end_seconds + FINISH_SECONDS)
+        return None
 
-    async def _drain(self, table: CallTable, within: float) -> None:
-        """Until the last call is gone, the time is up, or somebody says stop."""
-        draining = asyncio.ensure_future(table.drained(within))
-        while not draining.done():
-            told = asyncio.ensure_future(self._orders.get())
-            await asyncio.wait({draining, told}, return_when=asyncio.FIRST_COMPLETED)
-            if told.done() and told.result() is Order.STOP:
-                draining.cancel()
-                break
-            told.cancel()
+    async def _unless_told(self, order: Order, waiting: object) -> Order | None:
+        """Wait, unless something more urgent than `order` is told."""
+        work = asyncio.ensure_future(waiting)  # type: ignore[call-overload]
+        told = asyncio.ensure_future(self._next_order(order))
+        await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+        more = told.result() if told.done() else None
+        for each in (work, told):
+            each.cancel()
+        await asyncio.gather(work, told, return_exceptions=True)
+        return more
+
+    async def _next_order(self, than: Order | None) -> Order:
+        """The first order that is more urgent than this one."""
+        while self._order is None or (than is not None and self._order <= than):
+            self._told_more.clear()
+            await self._told_more.wait()
+        return self._order
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_signal_handler(signal.SIGTERM, self._told, Order.DRAIN)
-        loop.add_signal_handler(signal.SIGINT, self._told, Order.STOP)
+        for number, order in _SIGNALS.items():
+            loop.add_signal_handler(number, self._told, order)
         os.set_blocking(self._plan.alive_fd, False)
         loop.add_reader(self._plan.alive_fd, self._parent_watch(loop))
 
@@ -149,14 +235,18 @@ class _Worker:
         return readable
 
     def _told(self, order: Order) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            self._orders.put_nowait(order)
+        if self._order is None or order > self._order:
+            self._order = order
+            self._told_more.set()
 
     def _ready(self) -> None:
-        gc.collect()
-        gc.freeze()
         os.write(self._plan.ready_fd, READY_MARK)
         os.close(self._plan.ready_fd)
+
+
+async def _close(speech: Speech) -> None:
+    with contextlib.suppress(LinkError):
+        await speech.close()
 
 
 def _loop_raised(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

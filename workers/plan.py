@@ -3,13 +3,17 @@
 The supervisor forks; the child imports `workers.main` and calls `run(plan) -> int`, whose result is
 the process's exit code. The child then
 
-* binds `options.server.host`, `plan.port` with SO_REUSEPORT *and* SO_REUSEADDR (the port was
-  reserved by the supervisor, so binding can fail only by a change of the machine);
+* accepts from `door_fd`, its slot's own listening socket in the SO_REUSEPORT group (made by the
+  supervisor, which keeps a copy: connections wait in it while one process follows another);
 * writes `READY_MARK` to `ready_fd` and closes it once it serves;
+* sits in `seat`: row of the load table, and name of its sockets in the runtime directory;
+* lets its media timer tick in that row; who does not tick for workers.hung_seconds is killed;
 * watches `alive_fd`: end of file means that the supervisor is gone. It then drains by itself and
   ends with PARENT_GONE;
-* drains on SIGTERM (no new calls; live ones finish within calls.drain_seconds) and ends all calls
-  within calls.end_seconds on SIGINT. Both may come twice.
+* on SIGUSR1 retires (no new calls; live ones finish within workers.retire_seconds), on SIGTERM
+  drains (the same within calls.drain_seconds; what is left hears calls.goodbye), on SIGINT ends all
+  calls within calls.end_seconds. Each may come twice, and a later one may be more urgent;
+* on SIGUSR2 writes the traceback of every thread to standard error, whatever it is stuck in.
 
 Standard input is /dev/null, and the worker is its own process group, so that a terminal's Ctrl-C
 reaches the supervisor alone, which then decides.
@@ -22,10 +26,19 @@ from enum import IntEnum
 from pathlib import Path
 
 from flowcatd.options import Options
+from workers.load import LoadTable
 
 READY_MARK = b"R"
 MEDIA_PATH = "/telephony/ws/{provider}/{run_id}"
 """Where a carrier's media socket connects; `?agent=` names another agent than the default."""
+
+RUN_ID_LIMIT = 128
+"""Characters; a run id is a key of somebody's database, not a document."""
+
+
+def hand_over_path(runtime: Path, seat: int) -> Path:
+    """Where the process in this seat takes connections from its fellows."""
+    return runtime / f"seat-{seat}.sock"
 
 
 class ExitCode(IntEnum):
@@ -53,17 +66,29 @@ class WorkerPlan:
 
     slot: int
     """Which of the fleet's places it fills, from 0; a successor has the same."""
+    seat: int
+    """Its row in the load table; no two living processes have the same."""
+    generation: int
+    """Which configuration this is: 1 is the one the daemon started with."""
+    load: LoadTable
+    """The shared table."""
     cpu: int | None
     """The CPU it is pinned to, or None."""
     options: Options
     port: int
     """The reserved port: options.server.port, or what port 0 became."""
+    door_fd: int
+    """The slot's listening socket."""
+    sip_fd: int | None
+    """The slot's SIP socket (UDP), when there is one."""
     ready_fd: int
     """Where to write READY_MARK."""
     alive_fd: int
     """Ends when the supervisor does."""
     config_where: str
     """The configuration's name for error messages."""
+    runtime_directory: Path
+    """Where the sockets between processes are."""
     agents_directory: Path
     records_directory: Path
     providers_directory: Path

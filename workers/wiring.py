@@ -6,26 +6,37 @@
 
 `Wiring` holds what all calls of a worker share; `open` makes one call's parts, `keep` writes what
 remains of it. A call with the echo agent has the same chain, with Echo in the place of Think.
+
+With `records.journal` a Scribe stands at the tail and the call is kept at every turn. A connection
+that may be a call whose worker died (`look`) becomes that call when its carrier says the same name
+for it: its ledger, its words, its place in the dialog (`workers/parts.py`). `Watch` is told of
+each call's great moments.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import secrets
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
+from flowcatd.agent.brain import Brain, Moved
 from flowcatd.audio.resample import Resampler
 from flowcatd.call import Call
 from flowcatd.carriers.events import Encoding, Started
-from flowcatd.links.disk import Disk, GrowingFile, Kept
+from flowcatd.journal import is_same_call
+from flowcatd.links.disk import Disk, Kept
+from flowcatd.links.journal import Found, Journals
 from flowcatd.log import get_logger
 from flowcatd.media import frame_bytes
 from flowcatd.options import Options
+from flowcatd.options import Records as RecordsOptions
 from flowcatd.pipeline.chain import Chain
 from flowcatd.pipeline.processor import Processor
 from flowcatd.processors.echo import Echo
@@ -34,63 +45,169 @@ from flowcatd.processors.hear import Hear
 from flowcatd.processors.notices import Notices
 from flowcatd.processors.playout import Playout
 from flowcatd.processors.record import Recorder, Sink
+from flowcatd.processors.scribe import Scribe
 from flowcatd.processors.speak import Speak
 from flowcatd.processors.think import Think
 from flowcatd.processors.transcript import Transcript, render_json
 from flowcatd.processors.turns import Turns
 from flowcatd.processors.vad import Vad, webrtc_detector
-from flowcatd.record import Identity, Ledger, Outcome, new_call_id, render
+from flowcatd.record import CallRecord, Identity, Ledger, Outcome, new_call_id, render
 from flowcatd.recording import stereo_header
 from flowcatd.transports.carrier import CarrierSocket
 from flowcatd.transports.edge import Edge
 from workers.agents import Agent
 from workers.clock import WorkerClock
+from workers.parts import (
+    Parts,
+    Resumption,
+    begin_recording,
+    end_recording,
+    journal_of,
+    resumption_of,
+)
+from workers.shed import Shedding, Thing
 from workers.speech import Speech
 
 log = get_logger()
 
 
-@dataclass(slots=True)
-class Parts:
-    """One call and what is read from it when it is over."""
+class Watch(Protocol):
+    """Whoever counts calls and tells of them; none of these may wait or raise."""
 
-    call: Call
-    transcript: Transcript
-    recording: GrowingFile | None = None
+    def started(self, identity: Identity) -> None:
+        """A connection named its call, which may yet turn out to be an older one."""
+
+    def answered(self, identity: Identity) -> None:
+        """Its stream is up, for the first time in its life."""
+
+    def resumed(self, identity: Identity) -> None:
+        """Its stream is up again after its worker died; `identity` is that of the older call."""
+
+    def ended(self, record: CallRecord) -> None:
+        """It is over; also told of calls that nobody took up."""
+
+
+class Unwatched:
+    """Nobody wants to know."""
+
+    def started(self, identity: Identity) -> None:
+        """Nothing."""
+
+    def answered(self, identity: Identity) -> None:
+        """Nothing."""
+
+    def resumed(self, identity: Identity) -> None:
+        """Nothing."""
+
+    def ended(self, record: CallRecord) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where what remains of calls goes."""
+
+    disk: Disk
+    directory: Path
+    journals: Journals | None = None
+    """None where records.journal says so, or the directory cannot be had."""
+
+
+def open_store(options: RecordsOptions, disk: Disk, directory: Path, slot: int) -> Store:
+    """The worker's store; touches the disk, so before it serves."""
+    journals = None
+    if options.journal:
+        try:
+            journals = Journals(disk, directory / "journal", slot, secrets.token_hex(4))
+        except OSError as error:
+            log.error("journal.refused", why=error.strerror or str(error))
+    return Store(disk, directory, journals)
 
 
 class Wiring:
     """Makes calls."""
 
     def __init__(
-        self, options: Options, clock: WorkerClock, speech: Speech, disk: Disk, records: Path
+        self,
+        options: Options,
+        clock: WorkerClock,
+        speech: Speech,
+        store: Store,
+        watch: Watch | None = None,
+        shedding: Shedding | None = None,
     ) -> None:
-        """`records` is the directory for what remains of calls."""
+        """`store` is what `open_store` gave; `watch` is told of calls; `shedding` spares the rest."""
         self._options = options
         self._clock = clock
         self._speech = speech
-        self._disk = disk
-        self._records = records
+        self._disk = store.disk
+        self._records = store.directory
+        self._journals = store.journals
+        self._watch = watch or Unwatched()
+        self._shedding = shedding
+        if self._journals is not None:
+            self._journals.is_sparing = self._defers
 
-    def open(self, socket: CarrierSocket, agent: Agent, identity: Identity) -> Parts:
+    def _defers(self) -> bool:
+        return self._shedding is not None and self._shedding.gives_up(Thing.HOUSEKEEPING)
+
+    async def look(self, identity: Identity) -> Sequence[Found]:
+        """The calls that a connection with this identity may be, were its worker dead; quick."""
+        if self._journals is None:
+            return ()
+        return await self._journals.look(identity, self._options.calls.resume_seconds)
+
+    def open(
+        self,
+        socket: CarrierSocket,
+        agent: Agent,
+        identity: Identity,
+        found: Sequence[Found] = (),
+    ) -> Parts:
         """A call on this socket, answered by this agent; its chain is linked once it starts."""
         ledger = Ledger(identity, datetime.now(UTC), self._clock.now())
 
         def wire_up(call: Call, started: Started) -> Chain:
+            resumption = self._take_up(parts, started, found)
             socket.notice({"type": "call", "call_id": call.id, "agent": agent.name})
-            stages = [*self._stages(call, socket, agent, started), *self._taps(parts, socket)]
+            stages = self._stages(parts, socket, agent, started, resumption)
+            stages += self._taps(parts, socket, started, resumption)
+            if resumption is None:
+                self._watch.answered(call.ledger.identity)
+            else:
+                self._watch.resumed(call.ledger.identity)
             return Chain(stages, call, at_tail=call.at_tail, at_head=call.at_head)
 
         call = Call(ledger, self._options.calls, self._clock, wire_up)
         parts = Parts(call, Transcript())
+        self._watch.started(identity)
         return parts
+
+    def _take_up(self, parts: Parts, started: Started, found: Sequence[Found]) -> Resumption | None:
+        """Be the first of these calls that is this one and that nobody else took."""
+        call, journals = parts.call, self._journals
+        if journals is None:
+            return None
+        resumption = None
+        for each in found:
+            if is_same_call(each.journal, started.call_id) and journals.claim(each):
+                if parts.listing is not None:
+                    parts.listing.remove(call)
+                resumption = resumption_of(each.journal, call.ledger.identity, call.now())
+                call.take_up(resumption.ledger)
+                if parts.listing is not None:
+                    parts.listing.add(call)
+                break
+        parts.journal = journals.file(call.ledger.identity, partial(self._lost, call, "journal"))
+        return resumption
 
     async def keep(self, parts: Parts, outcome: Outcome) -> None:
         """Write the transcript and the record; a disk that refuses, or hangs, is one log line."""
         call, options = parts.call, self._options.records
         ledger, name = call.ledger, call.id
         if parts.recording is not None:
-            ledger.files.recording = (await self._in_time(parts.recording.close())).name
+            begun = parts.recording.name
+            end_recording(ledger.files, begun, (await self._in_time(parts.recording.close())).name)
         entries = parts.transcript.entries()
         if options.transcript and entries:
             data = render_json(name, entries, dropped=parts.transcript.dropped)
@@ -113,16 +230,23 @@ class Wiring:
         if record.leftovers:
             log.error("call.leaked", call=name, leftovers=record.leftovers)
         if options.record:
-            kept = await self._write(f"{name}.json", render(record))
-            if kept.problem:  # the log is then the last place where it can stand
-                log.error(
-                    "record.lost",
-                    call=name,
-                    what="record",
-                    problem=kept.problem,
-                    record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
-                    pii_variables=record.variables,
-                )
+            self._told(record, await self._write(f"{name}.json", render(record)))
+        if parts.journal is not None:
+            parts.journal.remove()
+        self._watch.ended(record)
+        call.release()
+
+    def _told(self, record: CallRecord, kept: Kept) -> None:
+        """What the disk refused stands in the log: it is then the last place where it can stand."""
+        if kept.problem:
+            log.error(
+                "record.lost",
+                call=record.call_id,
+                what="record",
+                problem=kept.problem,
+                record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
+                pii_variables=record.variables,
+            )
 
     async def _write(self, name: str, data: bytes) -> Kept:
         return await self._in_time(self._disk.write_whole(self._records / name, data))
@@ -138,55 +262,106 @@ class Wiring:
     # --- the chain --------------------------------------------------------------------------------
 
     def _stages(
-        self, call: Call, socket: CarrierSocket, agent: Agent, started: Started
+        self,
+        parts: Parts,
+        socket: CarrierSocket,
+        agent: Agent,
+        started: Started,
+        resumption: Resumption | None,
     ) -> list[Processor]:
-        options, usage = self._options, call.ledger.usage
+        call, options, usage = parts.call, self._options, parts.call.ledger.usage
         hear = Hear(options.turns, usage)
         stages: list[Processor] = [
             Vad(options.turns, webrtc_detector()),
             Turns(options.turns),
             hear,
         ]
-        if agent.make_brain is None:
-            return [*stages, Echo(), Speak(None, usage), Playout(socket, options.playout)]
+        parts.playout = Playout(socket, options.playout)
+        parts.session = {"call_id": call.id, **started.parameters}
+        if resumption is not None:
+            parts.session = {**resumption.journal.session, **parts.session}
+        brain = self._brain(parts, agent, resumption)
+        if brain is None:
+            return [*stages, Echo(), Speak(None, usage), parts.playout]
         hear.use(self._speech.open_hearing(hear.on_event))
         voice = self._speech.open_voice(agent.voice, usage)
         speak = Speak(voice, usage, lambda name: self._speech.open_voice(name, usage))
+        if voice is not None:
+            call.part = speak.part
         usage.providers.update(self._speech.rows)
-        brain = agent.make_brain({"call_id": call.id, **started.parameters})
         call.variables = brain.variables
-        think = Think(
-            brain, lambda moved: self._moved(call, moved.source, moved.target, moved.event)
-        )
-        return [*stages, think, speak, Playout(socket, options.playout)]
+        think = Think(brain, partial(self._moved, parts), is_resumed=resumption is not None)
+        return [*stages, think, speak, parts.playout]
 
-    def _moved(self, call: Call, source: str, target: str, event: str) -> None:
-        call.ledger.moved(call.now(), source, target, event)
-        if event == "no_input":
+    def _brain(self, parts: Parts, agent: Agent, resumption: Resumption | None) -> Brain | None:
+        """A new one, or the one that was in this call before; None for the echo."""
+        if agent.make_brain is None:
+            return None
+        if resumption is None or agent.restore_brain is None:
+            parts.brain = agent.make_brain(parts.session)
+            return parts.brain
+        now = parts.call.now()
+        restored = agent.restore_brain(resumption.journal.brain, parts.session, now)
+        if restored.problem:
+            parts.call.ledger.problem("agent", restored.problem)
+        parts.brain = restored.brain
+        return parts.brain
+
+    def _moved(self, parts: Parts, moved: Moved) -> None:
+        call = parts.call
+        call.ledger.moved(call.now(), moved.source, moved.target, moved.event)
+        if moved.event == "no_input":
             call.ledger.turns.no_input += 1
+        if parts.scribe is not None:
+            parts.scribe.mark()
 
-    def _taps(self, parts: Parts, socket: CarrierSocket) -> list[Processor]:
-        taps: list[Processor] = [Figures(parts.call.ledger)]
+    def _taps(
+        self,
+        parts: Parts,
+        socket: CarrierSocket,
+        started: Started,
+        resumption: Resumption | None,
+    ) -> list[Processor]:
+        trimmed = self._shedding.trimmed if self._shedding is not None else _never
+        parts.figures = Figures(parts.call.ledger)
+        taps: list[Processor] = [parts.figures]
+        if resumption is not None:
+            parts.transcript.resume(resumption.entries, resumption.offset_ms)
         if self._options.records.transcript:
             taps.append(parts.transcript)
         if socket.notices:
-            taps.append(Notices(socket.notice))
+            taps.append(Notices(socket.notice, trimmed))
         if self._options.records.recording:
-            taps.append(Recorder(partial(self._recording, parts)))
+            taps.append(Recorder(partial(self._recording, parts), trimmed))
+        journals = self._journals
+        if journals is not None:
+            parts.scribe = Scribe(partial(self._write_down, parts, started), journals.is_sparing)
+            taps.append(parts.scribe)
         return taps
+
+    def _write_down(self, parts: Parts, started: Started) -> None:
+        if parts.journal is not None:
+            parts.journal.write(journal_of(parts, started, parts.call.now()))
 
     def _recording(self, parts: Parts, rate_hz: int) -> Sink:
         call = parts.call
+        times = call.ledger.resumed
+        name = f"{call.id}-{times + 1}.wav" if times else f"{call.id}.wav"
         parts.recording = self._disk.create(
-            self._records / f"{call.id}.wav",
+            self._records / name,
             partial(stereo_header, rate_hz),
             partial(self._lost, call, "recording"),
         )
+        begin_recording(call.ledger.files, name)
         return parts.recording
 
     def _lost(self, call: Call, what: str, problem: str) -> None:
         log.error("record.lost", call=call.id, what=what, problem=problem)
         call.ledger.problem(what, problem)
+
+
+def _never() -> bool:
+    return False
 
 
 def warm() -> None:

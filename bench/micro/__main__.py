@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BENCHES = ("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech")
+BENCHES = ("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech", "collector")
 LIBRARIES = ("aiohttp", "msgspec", "numpy", "uvloop")
 
 

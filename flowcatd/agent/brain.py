@@ -7,12 +7,17 @@ it: it turns frames into these calls and these actions into frames. The dialog s
 
 The driver's contract: after every call of an input method it drains `actions()` in order and looks
 at `wake_at()`; when that time has come it calls `wake(now)`. `now` is monotonic seconds.
+
+A call may outlive the process that carries it: `snapshot` is kept at every turn, and a brain that was
+made from one elsewhere is told `resumed` where another is told `started`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from flowcatd.services import Hearing
 
@@ -73,6 +78,12 @@ class Brain(Protocol):
 
     def started(self, now: float) -> None:
         """The call is up."""
+
+    def resumed(self, now: float) -> None:
+        """The call is up again after a break: say so, and ask again what was asked."""
+
+    def snapshot(self, now: float) -> msgspec.Struct:
+        """Where the conversation stands, for its own kind of brain only; no actions may be waiting."""
 
     def heard(self, text: str, now: float, *, confidence: float = 1.0) -> None:
         """The caller said this; empty text is speech that nothing expected could explain."""

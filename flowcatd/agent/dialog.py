@@ -12,7 +12,9 @@ Silence counts from the moment at which everything said has been heard (`spoken`
 was queued, and pauses while the caller speaks. Between two outside events at most 100 transitions
 are made; a dialog that wants more, or whose template fails, apologises and ends the call.
 
-The whole position is a `Snapshot`, so that a call can be taken up again elsewhere.
+The whole position is a `Snapshot`, so that a call can be taken up again elsewhere. `resumed` then says
+that there was a break, and again what was being said, or else the state's prompt. No other action
+of the state runs twice; a hook that was waited for counts as failed, and silence counts from new.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ MAX_VARIABLES = 1_000
 """Variables of one call, since hooks may add to them."""
 APOLOGY = "I'm sorry, something went wrong on our side. Please call again later. Goodbye."
 """Said when the dialog itself is at fault."""
+CUT_OFF = "Sorry, we were cut off for a moment."
+"""Said, in English dialogs, when a call goes on after a break; others just say their prompt again."""
 
 
 class _LoopError(FlowcatdError):
@@ -60,6 +64,7 @@ class DialogBrain:
         self._actions: list[Action] = []
         self._listening: Hearing | None = None
         self._moves_left = MAX_TRANSITIONS
+        self._is_new = True
         self._run: dict[Kind, Callable[[Step], None]] = {
             Kind.CALL_HOOK: self._call_hook,
             Kind.HANGUP: self._hang_up,
@@ -88,15 +93,34 @@ class DialogBrain:
         brain._scope.event = snapshot.event
         brain._scope.result = dict(snapshot.result)
         brain._now = snapshot.position.shifted(now)
+        brain._is_new = False
         if not brain.finished:
             brain._listen()
+        return brain
+
+    @classmethod
+    def anew(
+        cls, dialog: Dialog, variables: Mapping[str, str], session: Mapping[str, str] | None = None
+    ) -> DialogBrain:
+        """Begin this dialog again, knowing the variables that one of an older file had collected."""
+        brain = cls(dialog, session)
+        for name, value in variables.items():
+            brain._set(name, value)
         return brain
 
     # --- what we are told ----------------------------------------------------------------------
 
     def started(self, now: float) -> None:
         """The call is up: enter the initial state. Drain `actions` next, as after every input."""
+        self._is_new = False
         self._play(self._enter, self._dialog.initial_state, now, "start")
+
+    def resumed(self, now: float) -> None:
+        """The call is up again: say that it was cut off, and where it was."""
+        if self._now.is_finished:
+            self._actions += (*self._now.saying, HangUp(self._now.reason))
+        else:
+            self._play(self._resume, now)
 
     def heard(self, text: str, now: float, *, confidence: float = 1.0) -> None:  # noqa: ARG002  the seam's
         """The caller said this; empty text is speech that nothing expected could explain."""
@@ -118,7 +142,7 @@ class DialogBrain:
 
     def spoken(self, now: float) -> None:
         """Everything said has been heard or was cut off: from now on silence counts."""
-        self._now.is_talking = False
+        self._now.said()
         self._play(self._said, now)
 
     def hook_result(self, hook_id: int, data: dict[str, object], now: float) -> None:
@@ -282,6 +306,29 @@ class DialogBrain:
             if target:
                 self._give_up(target, now, Event.TIMEOUT)
 
+    def _resume(self, now: float) -> None:
+        position = self._now
+        lines = [line for line in position.saying if line.text != CUT_OFF]
+        lost, position.hooks = position.hooks, []
+        position.begin()
+        position.said()
+        position.is_spoken_to = False
+        if self._dialog.language.lower().startswith("en"):
+            self._line(Say(CUT_OFF, self._dialog.voice, self._state.barge_in))
+        if self._is_new:
+            self._is_new = False
+            self._enter(self._dialog.initial_state, now, "start")
+            return
+        for line in lines:
+            self._line(line)
+        if lost and self._first(Event.HOOK_ERROR, now):
+            return
+        if not lines:
+            for step in self._state.on_enter:
+                if step.kind is Kind.PLAY_TTS:
+                    self._play_tts(step)
+        self._arm(now)
+
     def _answered(self, data: Mapping[str, object], now: float) -> None:
         variables, result = data.get("variables"), data.get("data")
         if isinstance(variables, Mapping):
@@ -357,8 +404,7 @@ class DialogBrain:
             self._run[step.kind](step)
         if not self._now.is_finished:
             handed_over = any(step.kind is Kind.TRANSFER for step in state.on_enter)
-            self._actions.append(HangUp("transferred" if handed_over else "completed"))
-            self._now.finish()
+            self._hang_up_for("transferred" if handed_over else "completed")
 
     def _arm(self, now: float) -> None:
         """Let silence count from now, unless something is being said, or for ever."""
@@ -376,8 +422,9 @@ class DialogBrain:
 
     def _fail(self, done: int, reason: str) -> None:
         del self._actions[done:]  # nothing of a round that ended in nonsense is said
-        self._actions += (Say(APOLOGY, self._dialog.voice, interruptible=False), HangUp(reason))
-        self._now.finish()
+        self._now.said()
+        self._line(Say(APOLOGY, self._dialog.voice, interruptible=False))
+        self._hang_up_for(reason)
 
     # --- actions -------------------------------------------------------------------------------
 
@@ -388,9 +435,11 @@ class DialogBrain:
     def _say(self, template: Template, voice: str = "") -> None:
         text = " ".join(template.render(self._scope).split())
         if text:
-            self._actions.append(Say(text, voice or self._dialog.voice, self._state.barge_in))
-            self._now.is_talking = True
-            self._now.due = None
+            self._line(Say(text, voice or self._dialog.voice, self._state.barge_in))
+
+    def _line(self, line: Say) -> None:
+        self._actions.append(line)
+        self._now.say(line)
 
     def _set_variable(self, step: Step) -> None:
         for name, value in step.params.items():
@@ -412,8 +461,11 @@ class DialogBrain:
     def _hang_up(self, step: Step) -> None:
         reason = step.params.get("reason")
         text = reason.render(self._scope) if reason else ""
-        self._actions.append(HangUp(text or "completed"))
-        self._now.finish()
+        self._hang_up_for(text or "completed")
+
+    def _hang_up_for(self, reason: str) -> None:
+        self._actions.append(HangUp(reason))
+        self._now.finish(reason)
 
     def _transfer(self, step: Step) -> None:
         self._actions.append(Transfer(step.params["target"].render(self._scope)))

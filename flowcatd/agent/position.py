@@ -11,6 +11,11 @@ from typing import Any
 
 import msgspec
 
+from flowcatd.agent.brain import Say
+
+LINES_KEPT = 32
+"""Lines remembered as being said; no more than `processors/speak.py` lets wait."""
+
 
 class Position(msgspec.Struct):
     """Timers, counts, keys and hooks under way."""
@@ -30,6 +35,21 @@ class Position(msgspec.Struct):
     """The ids waited for."""
     next_hook: int = 1
     is_finished: bool = False
+    saying: list[Say] = []
+    """What has been given to the voice and not been heard to its end."""
+    reason: str = ""
+    """Why it hung up, once it is finished."""
+
+    def say(self, line: Say) -> None:
+        """A line is on its way to the caller: silence does not count."""
+        self.is_talking = True
+        self.due = None
+        self.saying = [*self.saying[1 - LINES_KEPT :], line]
+
+    def said(self) -> None:
+        """All of it was heard, or cut off."""
+        self.is_talking = False
+        self.saying = []
 
     def begin(self) -> None:
         """A state begins: what was counted in the last one is over."""
@@ -37,9 +57,10 @@ class Position(msgspec.Struct):
         self.pressed = ""
         self.silences = self.misses = 0
 
-    def finish(self) -> None:
+    def finish(self, reason: str = "completed") -> None:
         """The conversation is over: nothing is waited for."""
         self.begin()
+        self.reason = reason
         self.hooks = []
         self.is_finished = True
 
@@ -50,6 +71,7 @@ class Position(msgspec.Struct):
             due=None if self.due is None else self.due + seconds,
             keys_due=None if self.keys_due is None else self.keys_due + seconds,
             hooks=list(self.hooks),
+            saying=list(self.saying),
         )
 
 

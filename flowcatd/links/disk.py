@@ -10,6 +10,8 @@ what comes later keeps its place in time.
 * A whole file is written under a temporary name and linked (link(2) refuses an existing name), so
   whoever sees the name sees all of it. Where the file system has no hard links, the name is taken
   first and replaced by rename(2).
+* A file that is written again and again (a call's journal) is replaced the same way by rename(2), so
+  a reader, or whoever comes after a kill, sees one version or the next, and never a half.
 * What the system refuses is told once per file, by the name of its errno. The call goes on.
 
 It decides nothing about content: `header` is a function from the payload's size to the bytes before
@@ -41,6 +43,9 @@ BATCH_SECONDS = 0.1
 
 NAMES_MAX = 100
 """How many numbers are tried after a name; call ids are unique, so the first is expected to do."""
+
+RACES = 4
+"""How often a directory is made again that others found empty."""
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_ROOM = "ENOBUFS"
@@ -109,6 +114,21 @@ class Disk:
         self.hurry()
         return await outcome
 
+    async def ask(self, work: Callable[[], _Result]) -> _Result | None:
+        """What `work` gives, done by the thread; None when the system refused, or all is closed."""
+        answer: asyncio.Future[_Result | None] = self._loop.create_future()
+
+        def done() -> None:
+            result = None
+            with suppress(OSError):
+                result = work()
+            self.tell(partial(_settle, answer, result))
+
+        if not self.submit(done):
+            return None
+        self.hurry()
+        return await answer
+
     async def close(self, within: float) -> bool:
         """Write what waits, for at most `within` seconds; false when the disk was too slow for it."""
         if not self._closed:
@@ -167,6 +187,11 @@ class GrowingFile:
         self._told = False
         self._closing: asyncio.Future[Kept] | None = None
         disk.submit(self._open)
+
+    @property
+    def name(self) -> str:
+        """Its name in its directory, as far as it is known: the first wish, until it is opened."""
+        return self._growing.name
 
     def append(self, block: bytes) -> None:
         """More payload; a hole of its length when too much waits, nothing once the file has failed."""
@@ -229,6 +254,10 @@ class _Growing:
         self._size = 0
         self.problem = ""
 
+    @property
+    def name(self) -> str:
+        return self._path.name
+
     def open(self) -> None:
         try:
             self._path, self._fd = _open_new(self._path)
@@ -269,6 +298,36 @@ class _Growing:
         except OSError as error:  # where a network disk tells that it did not keep what it took
             self.problem = self.problem or _name_of(error)
         return Kept(name, self._size if name else 0, self.problem)
+
+
+def replace_whole(path: Path, data: bytes) -> str:
+    """Give the name to a file with these bytes, whatever had it before; the errno's name, or nothing.
+
+    For the thread. One writer per name; its directory may vanish at any moment before (an empty one
+    is removed by whoever emptied it), so it is made again, a few times.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    for attempt in range(RACES):
+        try:
+            try:
+                fd = os.open(temporary, flags, FILE_MODE)
+            except FileNotFoundError:
+                make_directory(path.parent)
+                if attempt == RACES - 1:
+                    raise
+                continue
+            try:
+                _write_all(fd, data, 0)
+            finally:
+                os.close(fd)
+            temporary.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            return _name_of(error)
+        break
+    return ""
 
 
 def _write_whole(path: Path, data: bytes, *, sync: bool) -> Kept:
@@ -322,7 +381,7 @@ def _open_new(path: Path) -> tuple[Path, int]:
         except FileExistsError:
             continue
         except FileNotFoundError:
-            _make_directory(candidate.parent)
+            make_directory(candidate.parent)
             return candidate, _create(candidate)
     raise FileExistsError(errno.EEXIST, "every numbered name is taken")
 
@@ -338,11 +397,11 @@ def _names(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _make_directory(directory: Path) -> None:
-    """All that is missing; `Path.mkdir(parents=True)` would give the mode to the last one only."""
+def make_directory(directory: Path) -> None:
+    """All that is missing, for the thread or a start; `Path.mkdir(parents=True)` would give the mode to the last one only."""
     if not directory.is_dir():
         if directory.parent != directory:
-            _make_directory(directory.parent)
+            make_directory(directory.parent)
         with suppress(FileExistsError):
             directory.mkdir(DIRECTORY_MODE)
 

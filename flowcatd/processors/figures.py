@@ -31,6 +31,9 @@ class Figures(Processor):
         self._last_word: float | None = None
         self._frames_in = 0
         self._frames_out = 0
+        # A call that was taken up again has seconds already.
+        self._caller_seconds = ledger.audio_seconds.caller
+        self._agent_seconds = ledger.audio_seconds.agent
 
     @down(InputAudio)
     def caller(self, frame: InputAudio) -> None:
@@ -90,7 +93,12 @@ class Figures(Processor):
             self._ledger.turns.no_match += 1
         self.push(frame)
 
+    def hand_in(self) -> None:
+        """Bring the ledger's seconds up to date: frames are counted here, since they come often."""
+        seconds = self._ledger.audio_seconds
+        seconds.caller = round(self._caller_seconds + self._frames_in * PTIME_MS / 1000, 3)
+        seconds.agent = round(self._agent_seconds + self._frames_out * PTIME_MS / 1000, 3)
+
     async def close(self) -> None:
         """Hand in the seconds."""
-        self._ledger.audio_seconds.caller = self._frames_in * PTIME_MS / 1000
-        self._ledger.audio_seconds.agent = self._frames_out * PTIME_MS / 1000
+        self.hand_in()

@@ -1,7 +1,8 @@
 """Notices: the conversation as it goes, told to a client on loopback that asked for it.
 
 `flowcatd call` prints them; no carrier is ever sent one. The fields of each kind are listed with the
-`?events=1` option in README.md.
+`?events=1` option in README.md. Under overload (`trimmed`) nothing is told: whoever only looks on is
+given up before anybody's audio.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ Tell = Callable[[Mapping[str, object]], None]
 class Notices(Processor):
     """Tells what was heard on both sides."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, trimmed: Callable[[], bool] = lambda: False) -> None:
+        """`trimmed` says whether the worker has no time for this."""
         super().__init__()
-        self._tell = tell
+        self._told = tell
+        self._trimmed = trimmed
+
+    def _tell(self, notice: Mapping[str, object]) -> None:
+        if not self._trimmed():
+            self._told(notice)
 
     @down(Transcription)
     def caller(self, frame: Transcription) -> None:

@@ -14,6 +14,7 @@ a frame or an interruption that comes back before the push returns.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 
 from flowcatd.audio.chunker import Chunker
@@ -64,6 +65,15 @@ class Playout(Processor):
         self._interruptible = True
         self._announce: bool | None = None  # a line has begun, none of it has left: interruptible?
         self._overflowed = False
+
+    def under_way(self) -> list[Heard]:
+        """The lines being heard now, as far as they were; none changes by asking."""
+        if self.clock.quiet:
+            return []
+        now = self.scope.now()
+        unsent_ms, made = self._rest_of_line()
+        _, lines = copy.deepcopy(self.clock).cleared(now, unsent_ms=unsent_ms, made=made)
+        return [line for line in lines if line.text]
 
     # --- what comes down the chain ----------------------------------------------------------------
 

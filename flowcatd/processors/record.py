@@ -8,7 +8,8 @@ in memory does not grow with the call.
 Nothing is final before HOLD_MS have passed: a far end may report a clear as late as its lag and a
 lost mark allow (1.5 s each, `playout.py`). The media time is that of playout, counted from Start.
 
-A piece at another rate, or far outside its time, is left out, counted, and told once with Failure.
+A piece at another rate, or far outside its time, is left out, counted, and told once with Failure;
+so is every piece while the worker has no time for taps (`trimmed`), and the recording has a hole.
 """
 
 from __future__ import annotations
@@ -48,9 +49,11 @@ OpenSink = Callable[[int], Sink]
 class Recorder(Processor):
     """The tap of both legs."""
 
-    def __init__(self, open_sink: OpenSink) -> None:
+    def __init__(self, open_sink: OpenSink, trimmed: Callable[[], bool] = lambda: False) -> None:
+        """`trimmed` says whether the worker has no time for this."""
         super().__init__()
         self._open_sink = open_sink
+        self._trimmed = trimmed
         self._sink: Sink | None = None
         self._recording = Recording(1, hold_ms=0, ahead_ms=0)  # replaced by Start
         self._rate_hz = 0
@@ -58,7 +61,7 @@ class Recorder(Processor):
         self._tick: Cancellable | None = None
         self._over = False
         self.refused = 0
-        """Pieces left out because their rate was not the call's."""
+        """Pieces left out: their rate was not the call's, or there was no time for them."""
         self.late_clears = 0
         """Clears that came after some of what they took back had been handed on."""
         self._told = False
@@ -82,7 +85,7 @@ class Recorder(Processor):
     @down(InputAudio)
     def caller(self, frame: InputAudio) -> None:
         """A piece of the caller."""
-        if frame.rate_hz == self._rate_hz:
+        if frame.rate_hz == self._rate_hz and not self._trimmed():
             self._recording.caller.put(frame.media_ms, frame.pcm)
         else:
             self.refused += 1
@@ -91,7 +94,7 @@ class Recorder(Processor):
     @down(SentAudio)
     def agent(self, frame: SentAudio) -> None:
         """A piece of the agent, on its way to being heard."""
-        if frame.rate_hz != self._rate_hz:
+        if frame.rate_hz != self._rate_hz or self._trimmed():
             self.refused += 1
         elif not self._over:
             self._recording.agent.put(frame.media_ms, frame.pcm)
@@ -137,7 +140,9 @@ class Recorder(Processor):
         lost = self.refused + _refused(self._recording.caller, self._recording.agent)
         if lost and not self._told:
             self._told = True
-            self.push_up(Failure("recording", "audio of another rate or time was left out"))
+            self.push_up(
+                Failure("recording", "audio was left out: another rate or time, or overload")
+            )
 
 
 def _refused(*legs: Leg) -> int:

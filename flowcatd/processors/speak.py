@@ -10,6 +10,9 @@ slowness: all but 20 ms of it is left out (`audio/lead.py`).
 
 A voice that fails costs its line, not the call: a Failure is reported and the next line is tried.
 After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.
+
+`part` is the last word of a call that the daemon ends: it takes the place of all that is being said,
+may not be interrupted, and after it nobody else is heard.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from flowcatd.frames import (
     TtsStarted,
     TtsStopped,
 )
+from flowcatd.pipeline.chain import interrupt
 from flowcatd.pipeline.processor import Processor, down, up
 from flowcatd.pipeline.queue import FrameQueue
 from flowcatd.pipeline.scope import Cancellable
@@ -74,6 +78,7 @@ class Speak(Processor):
         self._current: TtsSpeak | None = None
         self._rate_hz = 0
         self._failures = 0
+        self._ending = False  # End has come: no line can follow it
 
     @down(Start)
     def start(self, frame: Start) -> None:
@@ -84,8 +89,23 @@ class Speak(Processor):
     @down(TtsSpeak, End)
     def queue(self, frame: TtsSpeak | End) -> None:
         """Say it when what came before has been said."""
+        if self._ending:
+            return
+        self._ending = isinstance(frame, End)
         if self._queue.put(frame) is not None:
             self.push_up(Failure("speak", "more lines at once than the queue holds"))
+        self._next()
+
+    def part(self, text: str, reason: str) -> None:
+        """Say this line instead of everything else, then End; nothing when the end is near anyway."""
+        if self._ending:
+            return
+        self._ending = True
+        self._queue = FrameQueue(LINES)
+        self._hush()
+        interrupt(self)
+        self._queue.put(TtsSpeak(self.epoch.value, text, interruptible=False))
+        self._queue.put(End(reason))
         self._next()
 
     @down(Interruption)

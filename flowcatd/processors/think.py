@@ -37,9 +37,17 @@ def _unmoved(_moved: Moved) -> None:
 class Think(Processor):
     """Asks the brain what to do next."""
 
-    def __init__(self, brain: Brain, on_moved: Callable[[Moved], None] = _unmoved) -> None:
+    def __init__(
+        self,
+        brain: Brain,
+        on_moved: Callable[[Moved], None] = _unmoved,
+        *,
+        is_resumed: bool = False,
+    ) -> None:
+        """`is_resumed` says that this brain has been in this call before, in another process."""
         super().__init__()
         self._brain = brain
+        self._is_resumed = is_resumed
         self._on_moved = on_moved
         self._wake: Cancellable | None = None
         self._acting = False
@@ -49,7 +57,10 @@ class Think(Processor):
     def start(self, frame: Start) -> None:
         """The call is up: everybody behind knows it before the brain says its first word."""
         self.push(frame)
-        self._brain.started(self.scope.now())
+        if self._is_resumed:
+            self._brain.resumed(self.scope.now())
+        else:
+            self._brain.started(self.scope.now())
         self._act()
 
     @down(Transcription)

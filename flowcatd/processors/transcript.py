@@ -8,12 +8,17 @@ no media time of its own: it stands at the time since Start, which is playout's 
 Put it behind playout; LineHeard is taken from either direction, so it may also stand before it, as
 long as Transcription passes. Bounded: ENTRIES_MAX entries of TEXT_MAX characters; what is beyond is
 counted and left out. `render_json` and `render_text` are pure.
+
+A call's journal keeps the entries so far (`snapshot`), as JSON that grows by what is new, so a long
+call costs a turn no more than a short one; `resume` goes on with them in another process, whose
+media time begins anew and therefore is shifted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import islice
 
 import msgspec
 
@@ -81,8 +86,26 @@ class Transcript(Processor):
         super().__init__()
         self._entries: list[Entry] = []
         self._origin = 0.0
+        self.offset_ms = 0
+        """How much later this stream began than the call's media time."""
+        self._encoded = bytearray()
+        self._encoded_count = 0
         self.dropped = 0
         """Entries that the limit left out."""
+
+    def snapshot(self) -> msgspec.Raw:
+        """The entries so far, in the order in which they became known, as a JSON list."""
+        fresh = len(self._entries) - self._encoded_count
+        for entry in islice(self._entries, self._encoded_count, None):
+            self._encoded += b"," if self._encoded else b""
+            self._encoded += msgspec.json.encode(entry)
+        self._encoded_count += fresh
+        return msgspec.Raw(b"[" + self._encoded + b"]")
+
+    def resume(self, entries: Sequence[Entry], offset_ms: int) -> None:
+        """Go on after these; what comes now began `offset_ms` after the call's media time did."""
+        self._entries = list(entries[:ENTRIES_MAX])
+        self.offset_ms = offset_ms
 
     def entries(self) -> list[Entry]:
         """What was heard so far, by when it began; together begun, by when it became known."""
@@ -101,8 +124,8 @@ class Transcript(Processor):
             Entry(
                 role=Role.CALLER,
                 text=frame.text[:TEXT_MAX] or NOT_UNDERSTOOD,
-                start_ms=frame.start_ms,
-                end_ms=frame.end_ms,
+                start_ms=self.offset_ms + frame.start_ms,
+                end_ms=self.offset_ms + frame.end_ms,
                 rejected=not frame.text,
                 confidence=round(frame.confidence, 3),
             )
@@ -112,7 +135,7 @@ class Transcript(Processor):
     @down(InputDtmf)
     def digit(self, frame: InputDtmf) -> None:
         """The caller pressed a key."""
-        at_ms = int((self.scope.now() - self._origin) * 1000)
+        at_ms = self.offset_ms + int((self.scope.now() - self._origin) * 1000)
         self._add(
             Entry(
                 role=Role.CALLER,
@@ -142,8 +165,8 @@ class Transcript(Processor):
                 Entry(
                     role=Role.AGENT,
                     text=frame.text[:TEXT_MAX],
-                    start_ms=frame.start_ms,
-                    end_ms=frame.end_ms,
+                    start_ms=self.offset_ms + frame.start_ms,
+                    end_ms=self.offset_ms + frame.end_ms,
                     complete=frame.complete,
                 )
             )
@@ -153,6 +176,11 @@ class Transcript(Processor):
             self._entries.append(entry)
         else:
             self.dropped += 1
+
+
+def read_entries(snapshot: bytes) -> list[Entry]:
+    """The entries of a snapshot; msgspec.MsgspecError when it is none."""
+    return msgspec.json.decode(snapshot, type=list[Entry])
 
 
 def render_json(call_id: str, entries: Sequence[Entry], *, dropped: int = 0) -> bytes:

@@ -55,6 +55,7 @@ OUTCOME_CODES: Final[dict[Reason, int]] = {
     Reason.DRAINED: WSCloseCode.GOING_AWAY,
     Reason.CANCELLED: WSCloseCode.OK,
     Reason.SOCKET_LOST: WSCloseCode.GOING_AWAY,
+    Reason.WORKER_LOST: WSCloseCode.GOING_AWAY,
     Reason.AGENT_FAILED: WSCloseCode.INTERNAL_ERROR,
     Reason.INTERNAL_ERROR: WSCloseCode.INTERNAL_ERROR,
 }

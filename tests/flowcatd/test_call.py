@@ -298,3 +298,88 @@ async def test_nothing_new_begins_while_a_call_is_being_given_back() -> None:
     await call.run(Wire())
     assert probe.woken == 0
     assert call.leftovers == []
+
+
+async def test_a_call_that_cannot_speak_or_has_not_begun_ends_at_once() -> None:
+    """No voice, no line, no start: `drained` without a word."""
+    for wire, text in ((Wire(), "bye"), (Wire(starts=False), "bye"), (Wire(), "")):
+        call = make(Probe())
+        if not text:
+            call.part = lambda _text, _reason: None
+        running = asyncio.create_task(call.run(wire))
+        await asyncio.sleep(0.01)
+        call.say_goodbye(text)
+        assert (await running).reason is Reason.DRAINED
+
+
+async def test_a_goodbye_is_said_before_the_end() -> None:
+    """Once, however often it is asked for; the call is `drained` when End has passed."""
+    said: list[str] = []
+    probe = Probe()
+    call = make(probe)
+
+    def part(text: str, reason: str) -> None:
+        said.append(text)
+        probe.push(End(reason))
+
+    call.part = part
+    running = asyncio.create_task(call.run(Wire()))
+    await asyncio.sleep(0.01)
+    call.say_goodbye("bye")
+    call.say_goodbye("bye")
+    assert (await running).reason is Reason.DRAINED
+    assert said == ["bye"]
+
+
+async def test_an_agent_cannot_claim_that_the_daemon_ended_the_call() -> None:
+    """Its reason may read like ours: it completed its work."""
+    call = make(Probe(lambda processor, _frame: processor.push(End("drained"))))
+    assert (await call.run(Wire())).reason is Reason.COMPLETED
+
+
+async def test_a_goodbye_that_raises_ends_its_call() -> None:
+    """As anything else of the call does."""
+    call = make(Probe())
+
+    def part(_text: str, _reason: str) -> None:
+        raise RuntimeError("no")
+
+    call.part = part
+    running = asyncio.create_task(call.run(Wire()))
+    await asyncio.sleep(0.01)
+    call.say_goodbye("bye")
+    assert (await running).reason is Reason.INTERNAL_ERROR
+
+
+async def test_a_call_taken_up_is_the_older_one_with_what_is_left_of_its_time() -> None:
+    """Its name, its ledger; the longest duration counts from the first answer."""
+    options = Calls(start_seconds=5, silence_seconds=5, max_seconds=60, end_seconds=0.3)
+    clock = WorkerClock(asyncio.get_running_loop())
+    identity = Identity(call_id="older", carrier="raw", agent="a", worker_slot=0)
+    older = Ledger(identity, datetime.now(UTC), clock.now() - 100)
+    older.answered(clock.now() - 59.9)
+    fresh = Identity(call_id="c1", carrier="raw", agent="a", worker_slot=0)
+
+    def wire_up(call: Call, _started: Started) -> Chain:
+        call.take_up(older)
+        return Chain([Probe()], call)
+
+    ledger = Ledger(fresh, datetime.now(UTC), clock.now())
+    call = Call(ledger, options, clock, wire_up)
+    assert call.id == "c1"
+    outcome = await asyncio.wait_for(call.run(Wire()), 5)
+    assert outcome.reason is Reason.MAX_DURATION
+    assert call.id == "older"
+    assert call.ledger.finish(call.now(), outcome).talk_seconds >= 59.9
+
+
+async def test_a_released_call_is_gone() -> None:
+    """What refers back to it is let go; only the chain's own circles wait for the collector."""
+    probe = Probe(lambda processor, _frame: processor.push(End("bye")))
+    call = make(probe)
+    await call.run(Wire())
+    call.release()
+    gone = weakref.ref(call)
+    del call, probe
+    gc.collect()
+    assert gone() is None

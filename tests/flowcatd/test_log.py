@@ -197,3 +197,13 @@ def test_the_journal_gets_priorities(tmp_path):
     first, second = path.read_text().splitlines()
     assert first.startswith('<4>{"at":')
     assert second.startswith('<3>{"at":')
+
+
+def test_the_level_can_change_while_a_process_runs():
+    """A logger that was used already, and assembled, follows; both ways."""
+    body = (
+        "from flowcatd.log import set_level\n"
+        "log.debug('call.started', n=1)\nset_level('debug')\nlog.debug('call.started', n=2)\n"
+        "set_level('error')\nlog.info('call.started', n=3)"
+    )
+    assert [json.loads(line)["n"] for line in said(body).splitlines()] == [2]

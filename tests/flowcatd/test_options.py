@@ -48,7 +48,7 @@ def test_a_secret_has_no_text_form():
     secret = Secret("file:/somewhere")
     shown = f"{secret} {secret!r} {Options(server=options.Server(token=secret))}"
     assert "somewhere" not in shown
-    assert shown.count("•••") == 3
+    assert shown.count("•••") == 4
 
 
 def test_only_a_reference_makes_a_secret_true():

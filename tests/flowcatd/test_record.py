@@ -19,6 +19,7 @@ from flowcatd.record import (
     CallRecord,
     Identity,
     Ledger,
+    LedgerState,
     Outcome,
     Reason,
     new_call_id,
@@ -97,9 +98,10 @@ def test_a_whole_call_becomes_this_document() -> None:
         "states": [
             {"source": "ask_day", "target": "ask_time", "event": "heard", "at_seconds": 3.25}
         ],
-        "files": {"recording": "a.wav", "transcript": ""},
+        "files": {"recording": "a.wav", "transcript": "", "later_recordings": []},
         "problems": [{"where": "recording", "reason": "ENOSPC", "times": 2}],
         "leftovers": [],
+        "resumed": 0,
     }
 
 
@@ -116,6 +118,37 @@ def test_a_call_that_never_began_has_no_answer() -> None:
     assert record.talk_seconds == 0.0
     assert record.duration_seconds == 5.0
     assert (record.latency.p50_ms, record.latency.max_ms) == (None, None)
+
+
+def test_a_ledger_goes_on_in_another_process() -> None:
+    """Through JSON, on another clock and four seconds later: the same record, and it goes on counting."""
+    before = ledger()
+    before.answered(1000.5, carrier_call_id="CA1", stream_id="MZ1")
+    before.turns.user, before.audio_seconds.caller, before.usage.tts_characters = 2, 9.5, 40
+    before.files.recording = "a.wav"
+    before.moved(1003.25, "ask_day", "ask_time", "heard")
+    for latency_ms in (300, 100):
+        before.responded(latency_ms)
+    before.problem("recording", "ENOSPC")
+    kept = msgspec.json.decode(msgspec.json.encode(before.snapshot(1010.0)), type=LedgerState)
+    after = Ledger.restored(before.identity, kept, 50.0, 4.0)
+    assert after.answered_at == pytest.approx(36.5)
+    for each, offset in ((before, 0.0), (after, 964.0)):
+        each.answered(1016.0 - offset, carrier_call_id="CA2")
+        each.moved(1015.0 - offset, "ask_time", "done", "heard")
+        each.responded(200)
+        each.problem("recording", "ENOSPC")
+        each.turns.user += 1
+    one, other = before.finish(1016.0, DONE), after.finish(52.0, DONE)
+    assert other == one
+    assert render(other) == render(one)
+
+
+def test_a_break_that_a_clock_makes_negative_is_none() -> None:
+    """The wall clock was set back while nobody carried the call: no time passed, none came back."""
+    kept = ledger().snapshot(1010.0)
+    after = Ledger.restored(ledger().identity, kept, 50.0, -3600.0)
+    assert after.finish(50.0, DONE).duration_seconds == 10.0
 
 
 def test_every_reason_has_somebody_who_ended_the_call() -> None:

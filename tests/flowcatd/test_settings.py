@@ -52,7 +52,7 @@ def test_bench_settings_write_nothing_per_call():
     assert is_loopback(options.server.host)
     assert options.agents.default == "echo"
     assert options.records == dataclasses.replace(
-        Options().records, recording=False, transcript=False, record=False
+        Options().records, recording=False, transcript=False, record=False, journal=False
     )
     assert options.workers == Options().workers
     assert options.log.level == "warning"

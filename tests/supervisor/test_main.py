@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from flowcatd.control import AskScale, encode
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_daemon.py")
 
 pytestmark = pytest.mark.timeout(30)
+
+
+def _holds(pid: int, what: str) -> bool:
+    return any(what in str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
 class Toy:
@@ -68,6 +74,10 @@ class Toy:
             int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         ]
 
+    def workers(self) -> list[int]:
+        """Its children that hold the load table, as only workers do."""
+        return [pid for pid in self.pids() if _holds(pid, "flowcatd-load")]
+
     def events(self, event: str) -> list[dict]:
         """All lines of an event so far."""
         return [line for line in self.lines if line["event"] == event]
@@ -95,7 +105,7 @@ def test_an_order_ends_all_workers_and_the_exit_code_is_0(toy, number):
     """Ctrl-C and kill are both clean ends."""
     daemon = toy("good")
     assert daemon.ready()["workers"] == 2
-    workers = daemon.pids()
+    workers = daemon.workers()
     daemon.send(number)
     assert daemon.end() == 0
     assert len(workers) == 2
@@ -107,12 +117,12 @@ def test_a_killed_worker_is_replaced(toy):
     """The fleet is whole again, and the other worker is the same process."""
     daemon = toy("good", "log.level=debug")
     daemon.until("worker.counted", 2)
-    victim, other = daemon.pids()
+    victim, other = daemon.workers()
     os.kill(victim, signal.SIGKILL)
     lost = daemon.until("worker.lost")
     assert (lost["how"], lost["again_seconds"]) == ("signal 9", 0.1)
     daemon.until("worker.counted")
-    replaced = set(daemon.pids())
+    replaced = set(daemon.workers())
     assert len(replaced) == 2
     assert other in replaced
     assert victim not in replaced
@@ -124,7 +134,7 @@ def test_workers_notice_that_the_supervisor_is_gone(toy, tmp_path):
     """Even SIGKILL of the supervisor leaves no orphan behind."""
     daemon = toy("good")
     daemon.ready()
-    deaths = [os.pidfd_open(pid) for pid in daemon.pids()]
+    deaths = [os.pidfd_open(pid) for pid in daemon.workers()]
     daemon.send(signal.SIGKILL)
     assert daemon.end() == -signal.SIGKILL
     for death in deaths:
@@ -195,41 +205,25 @@ def test_a_hiccup_at_the_start_is_survived(toy):
     assert len(daemon.events("worker.lost")) == 2
 
 
-def test_the_banner_is_one_json_object(toy):
-    """A program that starts us finds the port, the addresses and the pid in it."""
-    daemon = toy("good", "agents.default=echo", "records.directory=kept")
-    ready = daemon.ready()
-    assert ready["pid"] == daemon.process.pid
-    assert ready["event"] == "ready"
-    assert ready["url"] == f"ws://127.0.0.1:{ready['port']}"
-    assert re.fullmatch(
-        rf"ws://127\.0\.0\.1:{ready['port']}/\S+/twilio/\S*", ready["media"]["twilio"]
-    )
-    assert ready["records"].endswith("/kept")
-    assert 0 < ready["seconds"] < 20
-    daemon.send(signal.SIGINT)
-    assert daemon.end() == 0
-
-
 def test_each_worker_leads_its_own_process_group(toy):
     """A terminal's Ctrl-C reaches the supervisor alone."""
     daemon = toy("good")
     daemon.ready()
-    assert [os.getpgid(pid) for pid in daemon.pids()] == daemon.pids()
+    assert [os.getpgid(pid) for pid in daemon.workers()] == daemon.workers()
     daemon.send(signal.SIGINT)
     assert daemon.end() == 0
 
 
 def test_workers_hold_nothing_of_the_supervisor_s(toy):
-    """Standard streams, two pipe ends, and the toy's own pipe: no socket, no other worker's pipe."""
+    """Standard streams, two pipe ends, its own door, the load table, and the toy's own pipe."""
     daemon = toy("good")
     daemon.ready()
-    for pid in daemon.pids():
+    for pid in daemon.workers():
         held = {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
         assert held[0] == os.devnull
-        # The reservation is closed in the worker's first step by the supervisor's own code.
-        assert not [link for link in held.values() if link.startswith("socket:")]
-        assert len([fd for fd in held if fd > 2]) == 4
+        assert len([link for link in held.values() if link.startswith("socket:")]) == 1
+        assert len([link for link in held.values() if "flowcatd-load" in link]) == 1
+        assert len([fd for fd in held if fd > 2]) == 6
     daemon.send(signal.SIGINT)
     assert daemon.end() == 0
 
@@ -240,18 +234,116 @@ def test_pinned_workers_stay_on_one_cpu_each(toy):
     daemon.ready()
     cpus = sorted(os.sched_getaffinity(0))
     wanted = [{cpus[slot % len(cpus)]} for slot in range(2)]
-    assert [os.sched_getaffinity(pid) for pid in daemon.pids()] == wanted
+    assert [os.sched_getaffinity(pid) for pid in daemon.workers()] == wanted
     daemon.send(signal.SIGINT)
     assert daemon.end() == 0
 
 
-def test_hangup_without_a_terminal_changes_nothing(toy):
-    """SIGHUP is for reload, which is to come; until then it must not kill."""
+def test_hangup_without_a_terminal_replaces_every_worker(toy):
+    """SIGHUP is reload: two new processes, the old ones end well, and the fleet says so."""
     daemon = toy("good")
     daemon.ready()
+    before = set(daemon.workers())
     daemon.send(signal.SIGHUP)
-    assert daemon.until("fleet.told")["command"] == "nothing"
-    assert len(daemon.pids()) == 2
+    assert daemon.until("fleet.told")["command"] == "reload"
+    assert daemon.until("fleet.reloaded")["generation"] == 2
+    daemon.until("worker.reaped", 2 - len(daemon.events("worker.reaped")))
+    assert set(daemon.workers()).isdisjoint(before)
+    assert daemon.events("worker.lost") == []
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def test_a_bad_new_configuration_is_refused_and_the_old_one_stays(toy, tmp_path):
+    """Nobody is replaced, the log says what is wrong, and a good one is taken afterwards."""
+    (tmp_path / "toy.toml").write_text("[calls]\nper_worker = 7\n")
+    daemon = toy("good")
+    daemon.ready()
+    before = daemon.workers()
+    (tmp_path / "toy.toml").write_text("[calls]\nper_worker = -1\n")
+    daemon.send(signal.SIGHUP)
+    assert "per_worker" in daemon.until("fleet.reload_refused")["why"]
+    assert daemon.workers() == before
+    (tmp_path / "toy.toml").write_text("[server]\nhost = '127.0.0.2'\n")
+    daemon.send(signal.SIGHUP)
+    assert "server.host: cannot change" in daemon.until("fleet.reload_refused")["why"]
+    assert daemon.workers() == before
+    (tmp_path / "toy.toml").write_text("[calls]\nper_worker = 9\n")
+    daemon.send(signal.SIGHUP)
+    daemon.until("fleet.reloaded")
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def test_workers_that_cannot_run_the_new_configuration_leave_the_old_ones_serving(toy):
+    """The first successor is the canary: it fails, the reload is given up, nobody is lost."""
+    daemon = toy("second")
+    daemon.ready()
+    before = daemon.workers()
+    daemon.send(signal.SIGHUP)
+    assert daemon.until("fleet.reload_failed")["why"]
+    assert daemon.workers() == before
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def test_a_reload_that_wants_another_number_of_workers_gets_it(toy, tmp_path):
+    """workers.count is a setting like others; here it is not on the command line."""
+    (tmp_path / "toy.toml").write_text("[workers]\nrestart_cap_seconds = 10\n")
+    daemon = toy("good")
+    daemon.ready()
+    (tmp_path / "ask1.json").write_bytes(encode(AskScale(id="s", count=3)))
+    answers = answers_to(daemon, tmp_path, "s")
+    assert answers[-1]["ok"]
+    assert len(daemon.workers()) == 3
+    (tmp_path / "ask2.json").write_bytes(encode(AskScale(id="t", count=1)))
+    assert answers_to(daemon, tmp_path, "t")[-1]["ok"]
+    daemon.until("worker.reaped", 2)
+    assert len(daemon.workers()) == 1
+    (tmp_path / "ask3.json").write_bytes(encode(AskScale(id="u", count=99)))
+    refused = answers_to(daemon, tmp_path, "u")[-1]
+    assert not refused["ok"]
+    assert "workers.most" in refused["text"]
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def answers_to(daemon, directory, ask):
+    """What was told under this id, up to the last."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert daemon.process.poll() is None
+        told = directory / "told.jsonl"
+        lines = told.read_text().splitlines() if told.exists() else []
+        found = [line for line in map(json.loads, lines) if line.get("id") == ask]
+        if found and found[-1]["done"]:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"no answer to {ask}")
+
+
+def test_a_worker_whose_media_timer_stopped_is_killed_and_replaced(toy):
+    """Its process answers signals and lives; its tick is what counts."""
+    daemon = toy("stuck", "workers.hung_seconds=1", "workers.count=1")
+    daemon.ready()
+    first = daemon.workers()
+    assert "hung" in daemon.until("worker.lost")["how"]
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+    assert not Path(f"/proc/{first[0]}").exists()
+
+
+def test_a_switchboard_that_is_killed_comes_back_and_no_worker_notices(toy):
+    """Control and metrics are a process of their own."""
+    daemon = toy("good")
+    daemon.ready()
+    workers = daemon.workers()
+    board = next(pid for pid in daemon.pids() if pid not in workers)
+    os.kill(board, signal.SIGKILL)
+    assert daemon.until("switchboard.lost")["how"] == "signal 9"
+    deadline = time.monotonic() + 10
+    while len(daemon.pids()) < 3 or daemon.workers() != workers:  # newborn, it still holds all
+        assert time.monotonic() < deadline
     daemon.send(signal.SIGINT)
     assert daemon.end() == 0
 
@@ -266,7 +358,8 @@ def test_systemd_is_told(toy, tmp_path):
         while not any(message.startswith("READY=1\n") for message in heard):
             heard.append(systemd.recv(4096).decode())
         assert "STATUS=2 workers serve" in heard[-1]
-        assert systemd.recv(4096) == b"WATCHDOG=1"
+        while heard[-1] != "WATCHDOG=1":
+            heard.append(systemd.recv(4096).decode())
         daemon.send(signal.SIGTERM)
         while not heard[-1].startswith("STOPPING=1\n"):
             heard.append(systemd.recv(4096).decode())

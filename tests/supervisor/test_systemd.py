@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
-from supervisor.systemd import notify
+from supervisor.systemd import Group, alive, notify, ready, reloading, status, stopping
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """What systemd listens on, and where."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(5)
+        yield systemd, str(tmp_path / "notify")
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
@@ -35,3 +48,108 @@ def test_a_full_queue_drops_the_message(tmp_path):
         for number in range(2000):
             notify(str(tmp_path / "notify"), f"STATUS={number}")
         assert systemd.recv(4096) == b"STATUS=0"
+
+
+def test_each_state_is_said_in_the_words_of_sd_notify(manager):
+    """sd_notify(3) names the keys; times are whole microseconds."""
+    systemd, address = manager
+    ready(address, "2 workers serve", pid=7)
+    reloading(address, 12.345678)
+    stopping(address, "drain since SIGTERM", 85.5)
+    status(address, "3 workers serve")
+    alive(address)
+    assert [systemd.recv(4096).decode().split("\n") for _ in range(5)] == [
+        ["READY=1", "MAINPID=7", "STATUS=2 workers serve"],
+        ["RELOADING=1", "MONOTONIC_USEC=12345678", "STATUS=reloading"],
+        ["STOPPING=1", "EXTEND_TIMEOUT_USEC=85500000", "STATUS=drain since SIGTERM"],
+        ["STATUS=3 workers serve"],
+        ["WATCHDOG=1"],
+    ]
+
+
+def test_the_reload_s_time_is_the_clock_systemd_compares_it_with(manager):
+    """MONOTONIC_USEC is CLOCK_MONOTONIC, so it lies between two looks at that clock."""
+    systemd, address = manager
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    reloading(address, time.monotonic())
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    said = dict(line.split("=", 1) for line in systemd.recv(4096).decode().split("\n"))
+    assert before - 1 <= int(said["MONOTONIC_USEC"]) <= after
+
+
+def test_a_status_cannot_smuggle_in_another_key(manager):
+    """Whatever a reason holds, it stays one line."""
+    systemd, address = manager
+    status(address, "bad setting\nREADY=1\r\nMAINPID=1")
+    assert systemd.recv(4096) == b"STATUS=bad setting READY=1 MAINPID=1"
+
+
+def control_group(folder, pids, *, lines="0::/system.slice/x.service\n"):
+    """What the kernel would show of a service's control group, as files."""
+    group = folder / "system.slice" / "x.service"
+    group.mkdir(parents=True)
+    (group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+    (folder / "membership").write_text(lines)
+    return Group("x.service", folder, folder / "membership")
+
+
+@pytest.mark.parametrize("before", ["", "4:memory:/\n1:name=systemd:/\n"])
+def test_whoever_shares_our_control_group_is_found(tmp_path, before):
+    """cgroups(7): the line `0::` names our place in the one hierarchy, whatever others there are."""
+    lines = f"{before}0::/system.slice/x.service\n"
+    assert control_group(tmp_path, [12, 7, os.getpid()], lines=lines).others() == {7, 12}
+
+
+@pytest.mark.parametrize(
+    "lines", ["", "4:memory:/\n", "0::/\n", "0::/gone/x.service\n", "0::/system.slice/y.service\n"]
+)
+def test_outside_of_the_unit_there_is_nobody_to_wait_for(tmp_path, lines):
+    """Run by hand in a login session it must never see, or kill, the session."""
+    assert control_group(tmp_path, [12, 7], lines=lines).others() == set()
+
+
+def test_run_by_hand_it_ends_at_once():
+    """Without a unit's name there is no group at all."""
+    command = [sys.executable, "-P", "-m", "supervisor.systemd"]
+    assert subprocess.run(command, check=False, timeout=30).returncode == 0
+
+
+@pytest.fixture
+def sleeper():
+    """A process that a dead supervisor might have left."""
+    with subprocess.Popen(["sleep", "100"]) as process:
+        yield process
+        process.kill()
+
+
+def waiting(folder):
+    """ExecStopPost, for the group that `control_group` wrote."""
+    code = "import sys; from pathlib import Path; from supervisor.systemd import Group\n"
+    code += "print(flush=True); Group('x.service', Path(sys.argv[1]), Path(sys.argv[2])).outlive()"
+    words = [sys.executable, "-c", code, str(folder), str(folder / "membership")]
+    return subprocess.Popen(words, stdout=subprocess.PIPE)
+
+
+def test_the_end_of_the_service_waits_for_what_is_left(tmp_path, sleeper):
+    """As long as anybody is in the group, and no longer."""
+    group = control_group(tmp_path, [sleeper.pid])
+    with waiting(tmp_path) as process:
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        (tmp_path / "system.slice" / "x.service" / "cgroup.procs").write_text("")
+        assert process.wait(timeout=10) == 0
+    assert sleeper.poll() is None
+    assert group.others() == set()
+
+
+def test_at_the_time_limit_what_is_left_is_killed(tmp_path, sleeper):
+    """The SIGTERM of systemd is the limit: nobody outlives it."""
+    control_group(tmp_path, [sleeper.pid])
+    with waiting(tmp_path) as process:
+        process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+    assert sleeper.wait(timeout=10) == -signal.SIGKILL

@@ -3,6 +3,8 @@
 Real forks, signals, pipes and exit codes; only what a worker does is chosen by KIND:
 
     good     serves, ends well when told to or when the supervisor is gone
+    stuck    serves, and its media timer does not ring
+    second   good as the first process of a slot, and fails to start as its successor
     deaf     serves, and ignores both orders
     silent   never says that it serves
     config   raises ConfigError     raise    raises something else     interrupt   is killed by SIGINT
@@ -11,18 +13,26 @@ Real forks, signals, pipes and exit codes; only what a worker does is chosen by 
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import shutil
 import signal
+import socket
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from flowcatd import log
 from flowcatd.errors import ConfigError
-from supervisor.config import open_config
-from supervisor.main import Daemon
-from supervisor.process import Children, now
-from supervisor.reserve import reserve
+from supervisor.config import Config, open_config
+from supervisor.daemon import Daemon, Program
+from supervisor.exchange import Exchange
+from supervisor.holdings import take
+from supervisor.process import now
+from supervisor.reload import read_again
+from workers.load import Standing
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
 
 
@@ -31,11 +41,15 @@ def work(kind: str, plan: WorkerPlan) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)
     start = _STARTS.get(kind)
     if start is not None and (code := start()):
         return code
+    if kind == "second" and plan.generation > 1:
+        return ExitCode.CONFIG
+    if kind == "stuck":
+        plan.load.row(plan.seat).standing(Standing.SERVING)
     if kind != "silent":
         os.write(plan.ready_fd, READY_MARK)
     while True:
@@ -43,8 +57,8 @@ def work(kind: str, plan: WorkerPlan) -> int:
         if plan.alive_fd in due:
             Path("orphaned").write_text(str(plan.slot))
             return ExitCode.PARENT_GONE
-        os.read(wake_read, 64)
-        if kind != "deaf":
+        numbers = os.read(wake_read, 64)
+        if kind != "deaf" and set(numbers) - {signal.SIGUSR2}:
             return ExitCode.OK
 
 
@@ -76,16 +90,53 @@ _STARTS = {
 }
 
 
+def say_ready(config: Config, workers: int, seconds: float) -> None:
+    """One line for the test."""
+    ready = {"event": "ready", "port": config.options.server.port, "workers": workers}
+    sys.stdout.write(json.dumps(ready | {"seconds": seconds}) + "\n")
+    sys.stdout.flush()
+
+
+def board(supervisor_fd: int, ready_fd: int, _alive_fd: int) -> int:
+    """A switchboard without sockets: what it is told it writes to a file, what it reads there it asks."""
+    os.write(ready_fd, READY_MARK)
+    line = socket.socket(fileno=supervisor_fd)
+    for ask in sorted(Path().glob("ask*.json")):
+        line.send(ask.read_bytes())
+    with Path("told.jsonl").open("ab") as told:
+        while data := line.recv(1 << 20):
+            told.write(data + b"\n")
+            told.flush()
+            for ask in sorted(Path().glob("ask*.json")):
+                line.send(ask.read_bytes())
+                ask.unlink()
+    return 0
+
+
 def main() -> int:
     """Serve as `flowcatd serve` does."""
     kind, *overrides = sys.argv[1:]
-    config = open_config(None, ["server.port=0", "workers.count=2", *overrides])
+    file = Path("toy.toml") if Path("toy.toml").exists() else None
+    runtime = tempfile.mkdtemp(prefix="fc-", dir="/tmp")
+    overrides = [
+        *("server.port=0", "metrics.port=0", "workers.count=2", "agents.default=echo"),
+        *(f"control.directory={runtime}", *overrides),
+    ]
+    config = open_config(file, overrides)
     log.configure(config.options.log, slot=None)
-    reservation = reserve(config.options.server.host, config.options.server.port)
-    daemon = Daemon(
-        config, reservation, Children(), lambda plan: work(kind, plan), begun=now(), as_json=True
+    holdings = take(config.options)
+    program = Program(
+        work=lambda plan: work(kind, plan),
+        read_again=partial(read_again, file, overrides),
+        words=(),
+        begun=now(),
+        say_ready=say_ready,
     )
-    return daemon.run()
+    try:
+        return Daemon(config, holdings, Exchange(holdings.children, board, ()), program).run()
+    finally:
+        holdings.close()
+        shutil.rmtree(runtime)
 
 
 if __name__ == "__main__":

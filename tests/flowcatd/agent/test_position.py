@@ -37,4 +37,4 @@ def test_the_end_waits_for_nothing():
     """No timer, no hook."""
     position = Position(due=1.0, hooks=[4])
     position.finish()
-    assert position == Position(is_finished=True)
+    assert position == Position(is_finished=True, reason="completed")

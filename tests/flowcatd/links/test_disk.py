@@ -17,7 +17,7 @@ import pytest
 
 from flowcatd.audio.wav import parse_wav
 from flowcatd.links import disk as disk_room
-from flowcatd.links.disk import Disk, Kept, OnProblem
+from flowcatd.links.disk import Disk, Kept, OnProblem, replace_whole
 from flowcatd.recording import stereo_header
 
 BLOCK = bytes(range(256)) * 125
@@ -384,3 +384,26 @@ def test_a_directory_that_is_forbidden_is_told() -> None:
     with tempfile.TemporaryDirectory() as where:
         Path(where).chmod(0o555)
         assert in_a_child(Path(where), "nobody") == ["-", "0", "EACCES", "EACCES"]
+
+
+def test_a_replaced_file_is_one_version_or_the_next(tmp_path: Path) -> None:
+    """Its directory is made, also again; no temporary file stays; what is refused has a name."""
+    path = tmp_path / "a" / "b" / "x"
+    for data in (b"one", b"two" * 1000, b""):
+        assert replace_whole(path, data) == ""
+        assert path.read_bytes() == data
+        assert names_in(path.parent) == ["x"]
+        assert mode_of(path) & ~0o640 == 0
+    path.unlink()
+    path.parent.rmdir()
+    assert replace_whole(path, b"again") == ""
+    path.unlink()
+    path.mkdir()
+    assert replace_whole(path, b"in the way") == "EISDIR"
+    assert names_in(path.parent) == ["x"]
+
+
+async def test_the_disk_is_asked_and_a_refusal_is_none(disk: Disk, tmp_path: Path) -> None:
+    """What the system refuses does not end the thread."""
+    assert await disk.ask((tmp_path / "none").read_bytes) is None
+    assert await disk.ask(lambda: 7) == 7

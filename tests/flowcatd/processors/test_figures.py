@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from flowcatd.frames import (
     BotStartedSpeaking,
     BotStoppedSpeaking,
@@ -90,3 +92,16 @@ def test_an_answer_to_a_caller_who_speaks_again_is_none() -> None:
     call = Call()
     call.feed(UserStartedSpeaking(60), UserStoppedSpeaking(450), UserStartedSpeaking(60), BEGAN)
     assert call.record().latency.count == 0
+
+
+def test_a_call_that_was_taken_up_again_has_its_seconds_already() -> None:
+    """What was counted elsewhere stands, and this process's frames come on top; also in between."""
+    call = Call()
+    call.ledger.audio_seconds.caller = 9.5
+    figures = Figures(call.ledger)
+    rig = Rig([figures], call.scope)
+    rig.feed(InputAudio(bytes(320), 8000, 0))
+    figures.hand_in()
+    figures.hand_in()
+    assert call.ledger.audio_seconds.caller == pytest.approx(9.52)
+    assert call.ledger.audio_seconds.agent == 0.0

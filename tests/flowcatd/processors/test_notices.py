@@ -66,3 +66,18 @@ def test_everything_goes_on_and_keys_are_told_to_nobody() -> None:
     told, rig = tell(*frames)
     assert [notice["text"] for notice in told] == ["tuesday"]
     assert rig.tail == frames
+
+
+def test_under_overload_nothing_is_told_and_everything_goes_on() -> None:
+    """Who only looks on is given up first."""
+    told: list[Mapping[str, object]] = []
+    overloaded = [True]
+    rig = Rig([Notices(told.append, lambda: overloaded[0])], VirtualScope())
+    frames = [Transcription(0, "tuesday", 1.0, 0, 1), LineHeard("Which", 0, 1, complete=True)]
+    for frame in frames:
+        rig.feed(frame)
+    assert told == []
+    assert rig.tail == frames
+    overloaded[0] = False
+    rig.feed(frames[0])
+    assert [notice["text"] for notice in told] == ["tuesday"]

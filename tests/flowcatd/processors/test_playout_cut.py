@@ -265,3 +265,25 @@ def _lies_on_media_time(seen: Sequence[Frame]) -> None:
         elif isinstance(frame, PlayoutCleared):
             assert frame.media_ms <= end_ms
             end_ms = frame.media_ms
+
+
+@pytest.mark.parametrize("marks", ALL_MARKS)
+def test_how_far_a_line_was_heard_can_be_asked_and_changes_nothing(marks: Marks) -> None:
+    """The words so far, then more of them; the line is heard to its end all the same."""
+    asked, other = Call(marks, 0.05), Call(marks, 0.05)
+    line = "one two three four five six"
+    for call in (asked, other):
+        call.say(line, 3000)
+    assert asked.playout.under_way() == []
+    for call in (asked, other):
+        call.wait(1500)
+    (half,) = asked.playout.under_way()
+    assert line.startswith(half.text)
+    assert 1 <= len(half.text.split()) <= 4
+    assert not half.complete
+    for call in (asked, other):
+        call.wait(6000)
+    assert asked.playout.under_way() == []
+    assert asked.told() == other.told()
+    assert asked.wire.pieces == other.wire.pieces
+    assert f"{line}" in asked.told()

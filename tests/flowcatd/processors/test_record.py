@@ -85,7 +85,8 @@ class Call:
     def __init__(self) -> None:
         self.scope = VirtualScope()
         self.sink = ListSink()
-        self.recorder = Recorder(self.sink.open)
+        self.overloaded = False
+        self.recorder = Recorder(self.sink.open, lambda: self.overloaded)
         self.out: list[Frame] = []
         self.back: list[Frame] = []
         self.chain = Chain(
@@ -226,3 +227,19 @@ async def test_a_call_that_never_started_opens_no_sink() -> None:
     Chain([recorder], VirtualScope())
     await recorder.close()
     assert (sink.opened, sink.closed) == (0, 0)
+
+
+async def test_under_overload_the_recording_has_a_hole_and_the_call_is_told() -> None:
+    """A second without time for taps is a second of silence in both legs; the frames travel on."""
+    call = Call()
+    call.talk(0, 1000, caller=1, agent=2)
+    call.overloaded = True
+    call.talk(1000, 2000, caller=1, agent=2)
+    call.overloaded = False
+    call.talk(2000, 3000, caller=1, agent=2)
+    await call.recorder.close()
+    assert call.sink.leg(0) == [1] * RATE + [0] * RATE + [1] * RATE
+    assert call.sink.leg(1) == [2] * RATE + [0] * RATE + [2] * RATE
+    assert call.recorder.refused == 100
+    assert len([frame for frame in call.out if isinstance(frame, InputAudio)]) == 150
+    assert [frame.where for frame in call.back if isinstance(frame, Failure)] == ["recording"]

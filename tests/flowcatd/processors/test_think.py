@@ -180,3 +180,20 @@ def test_a_call_that_is_over_is_not_spoken_to_its_end() -> None:
     assert brain.told == ["started"]
     assert names(rig.tail) == ["Start", "Cancel"]
     assert names(rig.head) == ["BotStoppedSpeaking"]
+
+
+class Returning(ScriptedBrain):
+    """A brain that has been in this call before."""
+
+    def resumed(self, now: float) -> None:  # noqa: ARG002 the port's
+        """The call is up again."""
+        self._on("resumed")
+
+
+def test_a_brain_that_was_in_the_call_before_is_told_so_instead_of_started() -> None:
+    """And what it then wants is done."""
+    brain = Returning({"resumed": [[Say("we were cut off")]]})
+    rig = Rig([Think(brain, is_resumed=True)], VirtualScope())
+    rig.feed(START)
+    assert brain.told == ["resumed"]
+    assert [line.text for line in rig.out(TtsSpeak)] == ["we were cut off"]

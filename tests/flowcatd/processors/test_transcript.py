@@ -19,6 +19,7 @@ from flowcatd.processors.transcript import (
     Kind,
     Role,
     Transcript,
+    read_entries,
     render_json,
     render_text,
 )
@@ -166,3 +167,28 @@ def test_no_text_can_forge_a_line(texts: list[str]) -> None:
     lines = render_text(entries).splitlines()
     assert len(lines) == len(texts)
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_transcript_goes_on_in_another_process() -> None:
+    """What was kept at any moment is all there was; what comes now is later by the offset."""
+    before, after = Call(), Call()
+    assert read_entries(before.transcript.snapshot()) == []
+    before.chain.feed(LineHeard("Which day?", 3000, 4000, complete=True))
+    assert len(read_entries(before.transcript.snapshot())) == 1
+    before.chain.feed(Transcription(0, "monday", 0.91234, 4500, 5000))
+    before.chain.feed(InputDtmf("5"))
+    kept = read_entries(before.transcript.snapshot())
+    assert sorted(kept, key=lambda entry: entry.start_ms) == before.transcript.entries()
+    after.transcript.resume(kept, 60_000)
+    after.scope.time += 2
+    after.chain.feed(InputDtmf("6"))
+    after.chain.feed(LineHeard("Thanks.", 3000, 4000, complete=True))
+    after.chain.feed(Transcription(0, "bye", 1.0, 4500, 5000))
+    entries = after.transcript.entries()
+    assert entries[:3] == before.transcript.entries()
+    assert [(entry.text, entry.start_ms) for entry in entries[3:]] == [
+        ("6", 62_000),
+        ("Thanks.", 63_000),
+        ("bye", 64_500),
+    ]
+    assert len(read_entries(after.transcript.snapshot())) == 6

@@ -1,0 +1,1 @@
+"""Benches that start the whole daemon: memory of workers and calls."""

@@ -1,0 +1,81 @@
+"""Forking one worker: its seat, its sockets, its CPU and its orders, put together and given to a child.
+
+Whatever is missing (a seat, a descriptor, memory, a process) makes it a ForkFailed, and nothing of
+the attempt is left; the fleet tries again later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from flowcatd.environment import records_directory
+from flowcatd.log import get_logger
+from supervisor.config import Config
+from supervisor.holdings import Holdings
+from supervisor.orders import Forked, ForkFailed
+from supervisor.process import now
+from workers.plan import WorkerPlan
+
+Work = Callable[[WorkerPlan], int]
+"""A worker's life in its child."""
+
+log = get_logger()
+
+
+class Forking:
+    """Makes workers out of slots and configurations."""
+
+    def __init__(self, holdings: Holdings, work: Work) -> None:
+        self._holdings = holdings
+        self._work = work
+        self.cpus = sorted(os.sched_getaffinity(0))
+
+    def fork(self, config: Config, slot: int, generation: int) -> Forked | ForkFailed:
+        """Start a worker for this slot with this configuration."""
+        seats = self._holdings.seats
+        seat = seats.take(slot, config.options.calls.per_worker, now())
+        if seat is None:
+            log.error("fleet.fork_failed", worker=slot, why="no seat is free")
+            return ForkFailed(slot)
+        try:
+            born = self._fork(config, slot, seat, generation)
+        except OSError as error:
+            log.error("fleet.fork_failed", worker=slot, why=error.strerror)
+            born = ForkFailed(slot)
+        if isinstance(born, Forked):
+            seats.seated(seat, born.pid)
+        else:
+            seats.free(seat)
+        return born
+
+    def _fork(self, config: Config, slot: int, seat: int, generation: int) -> Forked | ForkFailed:
+        doors = self._holdings.open_doors(slot)
+        cpu = self.cpus[slot % len(self.cpus)] if config.options.workers.pin_cpus else None
+
+        def live(ready_fd: int, alive_fd: int) -> int:
+            return self._work(
+                WorkerPlan(
+                    slot=slot,
+                    seat=seat,
+                    generation=generation,
+                    load=self._holdings.seats.table,
+                    cpu=cpu,
+                    options=config.options,
+                    port=self._holdings.port,
+                    door_fd=doors[0],
+                    sip_fd=doors[1],
+                    ready_fd=ready_fd,
+                    alive_fd=alive_fd,
+                    config_where=config.where,
+                    runtime_directory=self._holdings.runtime,
+                    agents_directory=config.agents_directory,
+                    records_directory=records_directory(config.options.records.directory),
+                    providers_directory=config.providers_directory,
+                )
+            )
+
+        keep = {doors[0], self._holdings.seats.descriptor}
+        if doors[1] is not None:
+            keep.add(doors[1])
+        return self._holdings.children.fork(slot, live, cpu=cpu, keep=keep)

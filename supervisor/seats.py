@@ -1,0 +1,84 @@
+"""Seats: who of the workers sits in which row of the shared load table, and who stopped ticking.
+
+The table lies in a memfd, mapped shared: every fork inherits the mapping, and an upgrade by exec hands
+the descriptor on. A worker writes its media tick into its row; one whose tick is older than
+workers.hung_seconds is hung. That is judged only by a supervisor that was itself on time: after both
+were stopped (SIGSTOP, a suspended machine) nobody's tick is fresh, and nobody is to blame.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+
+from workers.load import Load, LoadTable, Standing, table_bytes
+
+LATE_SECONDS = 1.0
+"""A look at the ticks that comes this much later than it was meant to says nothing about workers."""
+
+
+class Seats:
+    """The supervisor's side of the load table."""
+
+    def __init__(self, most_workers: int, descriptor: int | None = None) -> None:
+        """`descriptor` is the table of a former program image, or None for a new one."""
+        size = table_bytes(most_workers)
+        if descriptor is None:
+            descriptor = os.memfd_create("flowcatd-load")
+            os.ftruncate(descriptor, size)
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, size)
+        self.table = LoadTable(memoryview(self._map).cast("q"))
+        self._of: dict[int, int] = {}
+        """Pid to seat."""
+        self._looked: float | None = None
+
+    def take(self, slot: int, capacity: int, now: float) -> int | None:
+        """A seat for a process that is about to be forked; None when all are taken."""
+        seat = self.table.free_seat()
+        if seat is not None:
+            self.table.row(seat).sit(slot=slot, capacity=capacity, now=now)
+        return seat
+
+    def seated(self, seat: int, pid: int) -> None:
+        """The process exists."""
+        self.table.row(seat).pid(pid)
+        self._of[pid] = seat
+
+    def free(self, seat: int) -> None:
+        """It could not be forked."""
+        self.table.row(seat).leave()
+
+    def gone(self, pid: int) -> Load | None:
+        """The process was reaped; returns its last row, when it had one."""
+        seat = self._of.pop(pid, None)
+        if seat is None:
+            return None
+        last = self.table.read(seat)
+        self.table.row(seat).leave()
+        return last
+
+    def load_of(self, pid: int) -> Load | None:
+        """The process's row as it is now."""
+        seat = self._of.get(pid)
+        return None if seat is None else self.table.read(seat)
+
+    def adopt(self, pids: Iterable[int]) -> None:
+        """Find the seats of workers of a former program image."""
+        wanted = set(pids)
+        self._of = {row.pid: row.seat for row in self.table if row.pid in wanted}
+
+    def hung(self, now: float, within: float, every: float) -> list[int]:
+        """Pids of serving workers that have not ticked for `within`; asked again after `every` seconds."""
+        before, self._looked = self._looked, now
+        if before is None or now - before > every + LATE_SECONDS:
+            return []
+        oldest = int((now - within) * 1e6)
+        return [
+            row.pid
+            for row in self.table
+            if row.pid in self._of
+            and row.standing is not Standing.STARTING
+            and row.tick_us < oldest
+        ]

@@ -1,0 +1,221 @@
+"""The shared SIP port of one worker: every datagram finds the worker whose call it is about.
+
+The kernel spreads UDP over the SO_REUSEPORT group by address pair, so a trunk's whole traffic comes
+to one worker. Each datagram is routed by what stands in it: a stamp in a tag, branch or Contact's
+user names the process that minted it; a request without one begins a call, whose owner is chosen by
+its Call-ID. The choice is remembered for ROUTE_SECONDS, because a retransmission, or the CANCEL, of
+a request that has not been answered yet must meet the same worker however the loads have moved
+(RFC 3261 §9.1, §17.2.3). The owner gets the whole datagram with its source address, and answers from
+its own socket: the same port, so the peer sees one address.
+
+Until calls can come over SIP, whoever owns one refuses it without keeping a state (§8.2.7): 503 with
+Retry-After to every request but ACK and CANCEL. Responses and garbage are counted and left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+from workers.hand_over import Source
+from workers.load import Load
+from workers.sip_head import Head, call_key, parse_head, respond, stamped
+from workers.steer import choose, holder, read_stamp
+
+READS = 32
+"""Datagrams per turn of the loop, a turn that live calls wait for."""
+LAST_READS = 4096
+"""Datagrams read when the door closes: what a receive buffer of the usual size holds."""
+DATAGRAM_BYTES = 65_535
+ROUTE_SECONDS = 240.0
+"""An INVITE may ring for three minutes before anybody answers it (RFC 3261 §16.6, timer C)."""
+ROUTES = 16_384
+"""Calls whose owner is remembered; the oldest are forgotten first."""
+TRIES = 8
+"""Owners that are tried for one datagram before it is ours."""
+
+COUNTED = ("given", "ours", "answered", "ignored", "garbage")
+OnDatagram = Callable[[bytes, Source], None]
+GiveDatagram = Callable[[int, bytes, Source], bool]
+
+
+class Routes:
+    """Which seat a message goes to; `now` is monotonic seconds."""
+
+    def __init__(self, loads: Iterable[Load], bound: float) -> None:
+        """`bound` is how many times the average a worker may carry."""
+        self._loads = loads
+        self._bound = bound
+        self._known: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        """Digest of a Call-ID to its owner, and when that is forgotten: oldest first."""
+
+    def __len__(self) -> int:
+        """How many calls are remembered."""
+        return len(self._known)
+
+    def seat(self, head: Head, now: float, passed: tuple[int, ...] = ()) -> int | None:
+        """Where this message goes, past the seats in `passed`; None is nobody in particular."""
+        for text in stamped(head):
+            stamp = read_stamp(text)
+            if stamp is not None:
+                seat = holder(stamp, self._loads)
+                return None if seat in passed else seat
+        if head.status:
+            return None
+        self._forget(now)
+        key = blake2b(head.call_id.encode("latin-1"), digest_size=16).digest()
+        seat, _ = self._known.get(key, (None, 0.0))
+        if seat is None or seat in passed:
+            seat = choose(
+                call_key(head.call_id), self._loads, bound=self._bound, now=now, passed=passed
+            )
+            if seat is not None:
+                self._known.pop(key, None)
+                self._known[key] = (seat, now + ROUTE_SECONDS)
+        return seat
+
+    def _forget(self, now: float) -> None:
+        while self._known:
+            _, due = next(iter(self._known.values()))
+            if due > now and len(self._known) < ROUTES:
+                return
+            self._known.popitem(last=False)
+
+
+class SipDoor:
+    """One worker's socket of the shared SIP port (UDP)."""
+
+    def __init__(
+        self,
+        wire: socket.socket,
+        seat: int,
+        routes: Routes,
+        give: GiveDatagram,
+        on_datagram: OnDatagram,
+    ) -> None:
+        """`give` passes to a fellow and says whether it could; `on_datagram` gets what is ours.
+
+        Nothing is read before `start`.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._wire = wire
+        self._seat = seat
+        self._routes = routes
+        self._give = give
+        self._on_datagram = on_datagram
+        self._reading = False
+        self.counts = dict.fromkeys(COUNTED, 0)
+        """Datagrams, by what became of them."""
+        wire.setblocking(False)
+
+    def start(self) -> None:
+        """Read from now on."""
+        self._loop.add_reader(self._wire.fileno(), self._read)
+        self._reading = True
+
+    def stop(self) -> None:
+        """Take what waits, then read nothing more; what fellows give us is still answered from here.
+
+        Copies of the socket in other processes go on reading.
+        """
+        if self._reading:
+            self._take(LAST_READS)
+            self._loop.remove_reader(self._wire.fileno())
+            self._reading = False
+
+    def close(self) -> None:
+        """As stop; and nothing can be sent any more."""
+        self.stop()
+        self._wire.close()
+
+    def receive(self, data: bytes, source: Source) -> None:
+        """A fellow got this datagram and chose us."""
+        self.counts["ours"] += 1
+        self._on_datagram(data, source)
+
+    def send(self, data: bytes, target: Source) -> bool:
+        """Send from the shared port; false when the kernel would not have it (UDP may lose it)."""
+        try:
+            self._wire.sendto(data, target)
+        except OSError:
+            return False
+        return True
+
+    @property
+    def address(self) -> Source:
+        """Where this door is."""
+        name: Source = self._wire.getsockname()
+        return name
+
+    def _read(self) -> None:
+        self._take(READS)
+
+    def _take(self, most: int) -> None:
+        for _ in range(most):
+            try:
+                data, source = self._wire.recvfrom(DATAGRAM_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue  # an ICMP error of something sent earlier (udp(7)); the next may be a call
+            self._route(data, source)
+
+    def _route(self, data: bytes, source: Source) -> None:
+        head = parse_head(data)
+        if head is None:
+            self.counts["garbage"] += 1
+            return
+        passed: tuple[int, ...] = ()
+        for _ in range(TRIES):
+            seat = self._routes.seat(head, self._loop.time(), passed)
+            if seat is None or seat == self._seat:
+                break
+            if self._give(seat, data, source):
+                self.counts["given"] += 1
+                return
+            passed = (*passed, seat)
+        self.receive(data, source)
+
+
+class Refuser:
+    """The stateless user agent server that turns everything away, from the door's own port."""
+
+    def __init__(self, door: SipDoor, retry_after: int) -> None:
+        """`retry_after` is in whole seconds."""
+        self._door = door
+        self._extra = (f"Retry-After: {retry_after}",)
+
+    def on_datagram(self, data: bytes, source: Source) -> None:
+        """Answer a request, unless it must not be answered."""
+        counts = self._door.counts
+        head = parse_head(data)
+        # RFC 3261 §8.2.7: a stateless server ignores ACK and CANCEL.
+        if head is None or head.status or head.method in ("ACK", "CANCEL"):
+            counts["ignored"] += 1
+            return
+        answer, port = respond(head, "503 Service Unavailable", (source[0], source[1]), self._extra)
+        target: Source = (source[0], port) if len(source) == 2 else (source[0], port, *source[2:])
+        if not is_answerable(target, self._door.address):
+            counts["ignored"] += 1
+        elif self._door.send(answer, target):
+            counts["answered"] += 1
+
+
+def is_answerable(target: Source, own: Source) -> bool:
+    """Whether an answer may go there: to one host, and not to ourselves.
+
+    A forged source can name many hosts, or our own port. A subnet's broadcast address is refused by
+    the kernel, for want of SO_BROADCAST (socket(7)).
+    """
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(target[0].partition("%")[0])
+        ours = ipaddress.ip_address(own[0].partition("%")[0])
+        is_ours = address == ours or (ours.is_unspecified and address.is_loopback)
+        many = address.is_multicast or address.is_unspecified or address.is_reserved
+        return not many and not (is_ours and target[1] == own[1])
+    return False
