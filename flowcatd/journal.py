@@ -31,6 +31,9 @@ VERSION = 1
 PERIOD_SECONDS = 5.0
 """How old a journal of a quiet call may become before it is written again."""
 
+SPARING_PERIODS = 4
+"""How many of these a worker that is late for its audio makes one."""
+
 BAD = ".bad"
 """The end of a name that was moved aside, because nobody could read the file."""
 
@@ -125,14 +128,15 @@ def parse_name(name: str) -> Name | None:
 def may_resume(journal: Journal, identity: Identity, now_utc: datetime, patience: float) -> bool:
     """Whether a connection with this identity, call id apart, is this call coming back in time.
 
-    `patience` is calls.resume_seconds; 0 never. The carrier's call id is compared by `is_same_call`,
+    `patience` is calls.resume_seconds; 0 never. A quiet call's journal may have been that old when its
+    worker died. The carrier's call id is compared by `is_same_call`,
     once the carrier has said it.
     """
     theirs = journal.identity
     age = (now_utc - journal.written_at_utc).total_seconds()
     return (
         patience > 0
-        and age <= patience + PERIOD_SECONDS
+        and age <= patience + SPARING_PERIODS * PERIOD_SECONDS
         and (theirs.carrier, theirs.run_id, theirs.agent)
         == (identity.carrier, identity.run_id, identity.agent)
     )

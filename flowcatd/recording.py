@@ -32,6 +32,9 @@ SPANS_MAX = 4096
 PAYLOAD_MAX = 0xFFFFFF00
 """A little less than 32 bits, which must also count the header."""
 
+_SILENCE = bytes(1920)
+"""20 ms at 48 kHz: silence is not kept, so that a call in which nobody speaks costs next to nothing."""
+
 _Span = list[int]
 """[first, one past the last]; a list, because the last one grows with every piece."""
 
@@ -49,7 +52,7 @@ class Leg:
         self.end = 0
         """One past the last sample that stands, or `base` when none does."""
         self._next = 0
-        self._pcm = bytearray()  # always from base to end
+        self._pcm = bytearray()  # from base on; what is missing up to end is silence
         self._spans: list[_Span] = []
         self.refused = 0
         """Samples that lay outside the window: placed too late, or too far ahead."""
@@ -66,7 +69,7 @@ class Leg:
         size = len(pcm)
         self._next = end = start + size // SAMPLE_BYTES
         if start == self.end and self._spans and end - self.base <= self._window and not size & 1:
-            self._pcm += pcm  # what nearly every piece does, and `place` would do
+            self._append(start, pcm)  # what nearly every piece does, and `place` would do
             self._spans[-1][1] = self.end = end
         else:
             self.place(start, pcm)
@@ -79,8 +82,7 @@ class Leg:
             return
         if end == start:
             return
-        self._pcm += bytes((start - self.end) * SAMPLE_BYTES)
-        self._pcm += pcm
+        self._append(start, pcm)
         spans = self._spans
         if spans and (start == self.end or len(spans) == SPANS_MAX):
             spans[-1][1] = end
@@ -106,6 +108,15 @@ class Leg:
         self._spans = [[max(first, base), last] for first, last in self._spans if last > base]
         self._find_end()
         return taken + bytes(size - len(taken))
+
+    def _append(self, start: int, pcm: bytes) -> None:
+        """The piece, behind the silence that was left out before it."""
+        if pcm == _SILENCE[: len(pcm)]:
+            return
+        missing = (start - self.base) * SAMPLE_BYTES - len(self._pcm)
+        if missing:
+            self._pcm += bytes(missing)
+        self._pcm += pcm
 
     def _place_within(self, start: int, pcm: bytes) -> None:
         """The general case of `place`: clip to the window, then fill what is free."""

@@ -29,6 +29,9 @@ from supervisor.config import Config, add_config_arguments, open_config, read_co
 _NOT_WORDS = re.compile(r"public|<[^>]*>|/[^/]*/|\{[^}]*\}")
 _WORD = re.compile(r"[^\W\d_](?:[\w'-]*\w)?")
 
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Where the kernel takes ports of outgoing connections from (ip(7))."""
+
 BUILT_IN_AGENTS = ("echo",)
 """Agents that have no file."""
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     elif problems:
         print_problems(problems)
     else:
-        for remark in _remarks(args):
+        for remark in [*_remarks(args), *_remark_on_ports(args)]:
             sys.stderr.write(f"flowcatd: remark: {remark}\n")
         sys.stdout.write("configuration is good\n")
     return 1 if problems else 0
@@ -72,6 +75,7 @@ def check_files(config: Config) -> list[ConfigError]:
     if not problems:
         problems += _check_speech(config)
     problems += _caught(lambda: _check_secret(config.options.server.token))
+    problems += _caught(lambda: _check_control(config))
     return problems
 
 
@@ -122,6 +126,17 @@ def _remarks(args: argparse.Namespace) -> list[str]:
     return remarks
 
 
+def _remark_on_ports(args: argparse.Namespace) -> list[str]:
+    """Whether outgoing connections may take the ports of media."""
+    from workers.ports import ephemeral_overlap  # noqa: PLC0415
+
+    if args.paths or not EPHEMERAL.is_file():
+        return []
+    rtp = open_config(args.config, args.overrides).options.rtp
+    said = ephemeral_overlap(rtp.low, rtp.high, EPHEMERAL.read_text(encoding="ascii"))
+    return [f"rtp.low, rtp.high: {said}"] if said else []
+
+
 def words_heard_by(dialog: Dialog) -> set[str]:
     """Every word of every grammar of a dialog."""
     bare = (_NOT_WORDS.sub(" ", state.hearing.grammar) for state in dialog.states.values())
@@ -131,6 +146,19 @@ def words_heard_by(dialog: Dialog) -> set[str]:
 def _check_secret(secret: Secret) -> list[ConfigError]:
     reveal(secret)
     return []
+
+
+def _check_control(config: Config) -> list[ConfigError]:
+    """Whether the keys that tcp endpoints need are there, and are keys."""
+    control = config.options.control
+    if not (control.tcp or control.metrics_tcp):
+        return []
+    # Late: it brings ZeroMQ along, which `flowcatd check` of most people need not load.
+    from supervisor.curve import check_remote  # noqa: PLC0415
+
+    endpoints = [control.tcp, control.metrics_tcp]
+    clients = config.directory / control.curve_clients
+    return check_remote(endpoints, reveal(control.curve_secret), clients)
 
 
 def _check_default_agent(config: Config) -> list[ConfigError]:

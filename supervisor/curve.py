@@ -62,7 +62,12 @@ def parse_secret(text: str, where: str) -> bytes:
 
 def load_clients(directory: Path) -> frozenset[bytes]:
     """Every public key that may connect; none when there is no such directory. Raises ConfigError."""
-    paths = sorted(directory.glob("*.pub"))
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".pub")
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise ConfigError(str(directory), f"cannot be read: {error.strerror}") from error
     if len(paths) > KEYS_MAX:
         raise ConfigError(str(directory), f"holds more than {KEYS_MAX} keys")
     return frozenset(load_public(path) for path in paths)
@@ -176,7 +181,8 @@ def _write(directory: Path, files: Sequence[_File]) -> None:
     if taken is not None:
         raise ConfigError(str(taken), "is there already; nothing was written")
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Open to others, because the daemon's own user reads `clients`; each secret is closed.
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         (directory / "clients").mkdir(mode=0o755, exist_ok=True)
         for file in files:
             _create(file)

@@ -33,7 +33,7 @@ from supervisor import systemd
 from supervisor.config import Config
 from supervisor.exchange import Exchange
 from supervisor.fleet import Fleet
-from supervisor.forking import Forking, Work
+from supervisor.forking import Forking, Prepare, Work
 from supervisor.holdings import Holdings
 from supervisor.orders import (
     Action,
@@ -74,6 +74,7 @@ class Program:
 
     work: Work
     """A worker's life in its child."""
+    prepare: Prepare
     read_again: ReadAgain
     words: tuple[str, ...]
     """The arguments after `serve`, for the next program image."""
@@ -81,6 +82,8 @@ class Program:
     """When the start began, as `now` tells."""
     say_ready: Callable[[Config, int, float], None]
     """Tell whoever started us, given the workers' number and the seconds it took."""
+    on_terminal: bool = field(default_factory=lambda: os.isatty(0))
+    """Asked at the start: a terminal that was closed is none."""
 
 
 @dataclass(slots=True)
@@ -118,7 +121,7 @@ class Daemon:
         self._program = program
         self._holdings = holdings
         self._exchange = exchange
-        self._forking = Forking(holdings, program.work)
+        self._forking = Forking(holdings, program.work, program.prepare)
         self._systemd = notify_socket()
         self._wish: _Wish | None = None
         self._asking: tuple[Asking, str] | None = None
@@ -202,7 +205,7 @@ class Daemon:
 
     def _told(self, number: signal.Signals) -> None:
         wish = _SIGNALS.get(number)
-        if number is signal.SIGHUP and self._program_is_on_a_terminal():
+        if number is signal.SIGHUP and self._program.on_terminal:
             wish = Asked.STOP
         name = wish.name.lower() if isinstance(wish, Asked) else (wish or "nothing")
         log.info("fleet.told", signal=number.name, command=name)
@@ -410,9 +413,6 @@ class Daemon:
 
     def _count(self, config: Config) -> int:
         return config.options.workers.count or len(self._forking.cpus)
-
-    def _program_is_on_a_terminal(self) -> bool:
-        return os.isatty(0)
 
 
 _SIGNALS: dict[int, Asked | str] = {

@@ -455,10 +455,9 @@ class Fleet:
         self._job = _Resizing(slots)
         for slot in range(before, slots):
             self._actions.append(OpenDoor(slot))
-            if not self._fillers(slot):
-                life = Life(slot, self.generation, due=None)
-                self._lives.append(life)
-                self._turn(life, Turn.DUE, now)
+            life = Life(slot, self.generation, due=None)
+            self._lives.append(life)
+            self._turn(life, Turn.DUE, now)
         for slot in reversed(range(slots, before)):
             self._actions.append(CloseDoor(slot))
             for life in self._fillers(slot):

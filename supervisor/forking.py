@@ -7,9 +7,11 @@ the attempt is left; the fleet tries again later.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flowcatd.environment import records_directory
+from flowcatd.errors import ConfigError
 from flowcatd.log import get_logger
 from supervisor.config import Config
 from supervisor.holdings import Holdings
@@ -19,6 +21,10 @@ from workers.plan import WorkerPlan
 
 Work = Callable[[WorkerPlan], int]
 """A worker's life in its child."""
+Prepare = Callable[[Config], Mapping[str, Any]]
+"""Reads the agents of a configuration, once for all its workers."""
+GENERATIONS_KEPT = 2
+"""Of agents: while a reload runs, workers of the old one may be forked still."""
 
 log = get_logger()
 
@@ -26,9 +32,11 @@ log = get_logger()
 class Forking:
     """Makes workers out of slots and configurations."""
 
-    def __init__(self, holdings: Holdings, work: Work) -> None:
+    def __init__(self, holdings: Holdings, work: Work, prepare: Prepare) -> None:
         self._holdings = holdings
         self._work = work
+        self._prepare = prepare
+        self._agents: dict[int, Mapping[str, Any]] = {}
         self.cpus = sorted(os.sched_getaffinity(0))
 
     def fork(self, config: Config, slot: int, generation: int) -> Forked | ForkFailed:
@@ -40,8 +48,8 @@ class Forking:
             return ForkFailed(slot)
         try:
             born = self._fork(config, slot, seat, generation)
-        except OSError as error:
-            log.error("fleet.fork_failed", worker=slot, why=error.strerror)
+        except (OSError, ConfigError) as error:
+            log.error("fleet.fork_failed", worker=slot, why=str(error))
             born = ForkFailed(slot)
         if isinstance(born, Forked):
             seats.seated(seat, born.pid)
@@ -51,6 +59,7 @@ class Forking:
 
     def _fork(self, config: Config, slot: int, seat: int, generation: int) -> Forked | ForkFailed:
         doors = self._holdings.open_doors(slot)
+        agents = self._agents_of(config, generation)
         cpu = self.cpus[slot % len(self.cpus)] if config.options.workers.pin_cpus else None
 
         def live(ready_fd: int, alive_fd: int) -> int:
@@ -67,9 +76,8 @@ class Forking:
                     sip_fd=doors[1],
                     ready_fd=ready_fd,
                     alive_fd=alive_fd,
-                    config_where=config.where,
+                    agents=agents,
                     runtime_directory=self._holdings.runtime,
-                    agents_directory=config.agents_directory,
                     records_directory=records_directory(config.options.records.directory),
                     providers_directory=config.providers_directory,
                 )
@@ -79,3 +87,11 @@ class Forking:
         if doors[1] is not None:
             keep.add(doors[1])
         return self._holdings.children.fork(slot, live, cpu=cpu, keep=keep)
+
+    def _agents_of(self, config: Config, generation: int) -> Mapping[str, Any]:
+        """Read before the fork, so that workers share their pages: 8 MB each otherwise."""
+        if generation not in self._agents:
+            kept = sorted(self._agents)[-(GENERATIONS_KEPT - 1) :]
+            self._agents = {each: self._agents[each] for each in kept}
+            self._agents[generation] = self._prepare(config)
+        return self._agents[generation]

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import flowcatd
 from flowcatd.carriers.catalogue import carrier_names
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             exchange.adopt(socket.socket(fileno=line), pid, now())
         program = Program(
             work=_work,
+            prepare=_prepare,
             read_again=partial(read_again, args.config, args.overrides),
             words=tuple(_words(args)),
             begun=begun if handed is None else handed.begun,
@@ -84,6 +88,16 @@ def _work(plan: WorkerPlan) -> int:
     from workers.main import run as run_worker  # noqa: PLC0415
 
     return run_worker(plan)
+
+
+def _prepare(config: Config) -> Mapping[str, Any]:
+    """The agents, read once for all workers and frozen with everything else they share."""
+    from workers.agents import load_agents  # noqa: PLC0415
+
+    agents = load_agents(config.agents_directory, config.options.agents.default)
+    gc.collect()
+    gc.freeze()
+    return agents
 
 
 def _switch(

@@ -78,7 +78,7 @@ OUTGOING_MAX = 16 * WORKERS_MAX
 
 WORKERS_SECONDS = 2.0
 """How long workers have to answer: a hundred times what a busy loop takes."""
-SUPERVISOR_SECONDS = 5.0
+SUPERVISOR_SECONDS = 4.0
 """How long the supervisor has for its first answer."""
 PROGRESS_SECONDS = 600.0
 """And from one answer to the next: longer than one slot takes to be replaced."""

@@ -24,7 +24,7 @@ PACKAGES = ("flowcatd", "workers", "supervisor", "bench")
 FLOORS = (
     ("errors", "frames", "options", "services", "wake", "media"),
     ("agent", "audio", "carriers", "environment", "playout", "providers", "record", "settings"),
-    ("control", "log", "metrics", "pipeline", "recording"),
+    ("control", "journal", "log", "metrics", "pipeline", "recording"),
     ("links", "processors", "transports"),
     ("call", "caller"),
     ("workers", "bench"),
@@ -48,11 +48,22 @@ PURE = (
     "flowcatd.recording",
     "flowcatd.settings",
     "flowcatd.control",
+    "flowcatd.journal",
     "flowcatd.metrics",
-    "supervisor.fleet",
     "supervisor.banner",
+    "supervisor.exposition",
+    "supervisor.fleet",
+    "supervisor.lives",
+    "supervisor.orders",
+    "supervisor.picture",
+    "supervisor.report",
+    "supervisor.routing",
+    "supervisor.screen",
     "workers.load",
     "workers.plan",
+    "workers.shed",
+    "workers.sip_head",
+    "workers.steer",
 )
 
 IMPURE = {

@@ -220,4 +220,5 @@ def _line(call: Call, seconds: float) -> CallLine:
         state=_STATES[call.state],
         seconds=round(seconds, 3),
         turns=call.ledger.turns.user,
+        resumed=call.ledger.resumed,
     )

@@ -71,7 +71,7 @@ class Entrance:
         """Take what waits at the door, route it, and accept nothing more; fellows still may give."""
         self._door.stop()
         if self._sip is not None:
-            self._sip.close()
+            self._sip.stop()
 
     def hand_overs(self) -> tuple[int, int, int]:
         """Connections given, taken and returned."""

@@ -17,9 +17,8 @@ import contextlib
 import faulthandler
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 import uvloop
@@ -31,7 +30,7 @@ from flowcatd.links.disk import Disk
 from flowcatd.log import configure, get_logger, set_level
 from flowcatd.metrics import Metrics
 from flowcatd.record import Outcome, Reason
-from workers.agents import load_agents
+from workers.agents import Agent
 from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.entrance import Entrance
@@ -103,15 +102,17 @@ class _Worker:
         loop.set_exception_handler(_loop_raised)
         self._watch(loop)
         token = reveal(options.server.token)
-        agents = load_agents(plan.agents_directory, options.agents.default)
+        agents: Mapping[str, Agent] = plan.agents
         row = plan.load.row(plan.seat)
         self._clock = clock = WorkerClock(loop)
         self._table = table = CallTable(options.calls, row, plan.load)
         household = Household(plan, clock, Metrics(), table, row)
         disk = Disk()
+        store = open_store(options.records, disk, plan.records_directory, plan.slot)
         voices = {agent.voice for agent in agents.values()}
         speech = Speech(options.speech, plan.providers_directory, voices)
         async with contextlib.AsyncExitStack() as ending:
+            ending.callback(store.close)
             ending.push_async_callback(disk.close, options.calls.end_seconds)
             ending.push_async_callback(_close, speech)
             await speech.start()
@@ -119,7 +120,6 @@ class _Worker:
             uplink = self._open_uplink(household)
             ending.callback(uplink.close)
             watch = CallWatch(plan.slot, household.metrics, uplink.publish, household.defers)
-            store = open_store(options.records, disk, plan.records_directory, plan.slot)
             orphans = Orphans(options, clock, store, watch)
             orphans.begin()
             ending.callback(orphans.close)

@@ -57,13 +57,10 @@ class Orphans:
         self._task = asyncio.get_running_loop().create_task(self.run(), name="orphans")
 
     def close(self) -> None:
-        """Stop, and end this worker's own life; its calls have their records."""
+        """Stop."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        if self._journals is not None:
-            self._journals.close()
-            self._journals = None
 
     async def run(self) -> None:
         """Look, wait, close, for ever; cancel it to end. Without journals there is nothing to do."""

@@ -21,9 +21,11 @@ reaches the supervisor alone, which then decides.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from flowcatd.options import Options
 from workers.load import LoadTable
@@ -85,11 +87,10 @@ class WorkerPlan:
     """Where to write READY_MARK."""
     alive_fd: int
     """Ends when the supervisor does."""
-    config_where: str
-    """The configuration's name for error messages."""
     runtime_directory: Path
     """Where the sockets between processes are."""
-    agents_directory: Path
+    agents: Mapping[str, Any]
+    """Name to workers.agents.Agent, read before the fork."""
     records_directory: Path
     providers_directory: Path
     """Where an operator's own provider rows (*.toml) are; it need not exist."""

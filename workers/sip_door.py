@@ -111,6 +111,8 @@ class SipDoor:
         self._reading = False
         self.counts = dict.fromkeys(COUNTED, 0)
         """Datagrams, by what became of them."""
+        self.address: Source = wire.getsockname()
+        """Where this door is, or was."""
         wire.setblocking(False)
 
     def start(self) -> None:
@@ -145,12 +147,6 @@ class SipDoor:
         except OSError:
             return False
         return True
-
-    @property
-    def address(self) -> Source:
-        """Where this door is."""
-        name: Source = self._wire.getsockname()
-        return name
 
     def _read(self) -> None:
         self._take(READS)

@@ -112,6 +112,14 @@ class Store:
     journals: Journals | None = None
     """None where records.journal says so, or the directory cannot be had."""
 
+    def close(self) -> None:
+        """The worker's last act, when nothing is written any more: its life is over in good order.
+
+        Earlier, another worker would take a call that still writes its record for an orphan.
+        """
+        if self.journals is not None:
+            self.journals.close()
+
 
 def open_store(options: RecordsOptions, disk: Disk, directory: Path, slot: int) -> Store:
     """The worker's store; touches the disk, so before it serves."""

@@ -51,8 +51,15 @@ PCM_SILENCE = b"\x00\x00"
 _U16 = np.dtype("<u2")
 
 
+_MULAW_SILENT = b"\xff" * 160
+_PCM_SILENT = bytes(320)
+"""20 ms at 8 kHz. Silence is one object for all calls: what holds frames back then holds nothing."""
+
+
 def mulaw_to_pcm(data: bytes) -> bytes:
     """The µ-law codes as s16le, twice as long."""
+    if data == _MULAW_SILENT:
+        return _PCM_SILENT
     pcm: bytes = audioop.ulaw2lin(data, 2)
     return pcm
 

@@ -1,9 +1,9 @@
 """The chain: processors in a row, linked so that every frame type knows its next stop.
 
 Linking gives each processor two tables, frame type → the bound handler of the next processor that
-wants that type, one per direction. A table fills itself: the known types when the chain is linked,
-an embedder's own type when it is first seen. So a hop is a dictionary look-up and a call, and what
-is decided once is not decided per frame:
+wants that type, one per direction. A table fills itself when a type is first seen: a call meets a
+third of the types there are, and two hundred calls need not hold the rest. So a hop is a dictionary
+look-up and a call, and what is decided once is not decided per frame:
 
 * a type nobody further on wants goes to the chain's end and is forgotten there;
 * data frames get a gate in front of their handler, which drops them when their epoch is over;
@@ -42,14 +42,17 @@ def forget(_frame: Frame) -> None:
 class Routes(dict[type[Frame], Route]):
     """One processor's next stops in one direction; resolves a type when it is first asked for."""
 
-    __slots__ = ("_resolve",)
+    __slots__ = ("_downstream", "_index", "_row")
 
-    def __init__(self, resolve: Exit) -> None:
+    def __init__(self, row: Row, index: int, *, downstream: bool) -> None:
         super().__init__()
-        self._resolve = resolve
+        self._row = row
+        self._index = index
+        self._downstream = downstream
 
     def __missing__(self, frame_type: type[Frame]) -> Route:
-        route = self[frame_type] = self._resolve(frame_type)
+        find = self._row.next_down if self._downstream else self._row.next_up
+        route = self[frame_type] = find(self._index, frame_type)
         return route
 
 
@@ -60,7 +63,7 @@ KNOWN_TYPES: tuple[type[Frame], ...] = tuple(
     and issubclass(value, Frame)
     and value not in (Frame, frames.SystemFrame, DataFrame, frames.ControlFrame)
 )
-"""The closed set, resolved when a chain is linked."""
+"""The closed set."""
 
 
 @dataclass(slots=True)
@@ -113,11 +116,11 @@ class Row:
         self._linking = linking
         self._exit_down, self._exit_up = ends
         self._tables: list[Routes] = []
-        self.entry_down = self._table(self._resolver_down(-1))
-        self.entry_up = self._table(self._resolver_up(len(self._stages)))
+        self.entry_down = self._table(-1, downstream=True)
+        self.entry_up = self._table(len(self._stages), downstream=False)
         for index, stage in enumerate(self._stages):
-            down_routes = self._table(self._resolver_down(index))
-            up_routes = self._table(self._resolver_up(index))
+            down_routes = self._table(index, downstream=True)
+            up_routes = self._table(index, downstream=False)
             if isinstance(stage, Parallel):
                 stage.link(self._make_row, down_routes, up_routes)
             else:
@@ -128,11 +131,9 @@ class Row:
         return any(_handler(stage, frame_type, downstream=downstream) for stage in self._stages)
 
     def resolve(self) -> None:
-        """Forget every route and resolve the closed set anew."""
+        """Forget every route: they are found anew, with the observers there are now."""
         for table in self._tables:
             table.clear()
-            for frame_type in KNOWN_TYPES:
-                table[frame_type]
         for stage in self._stages:
             if isinstance(stage, Parallel):
                 for row in stage.rows:
@@ -147,35 +148,33 @@ class Row:
             else:
                 yield stage
 
-    def _table(self, resolve: Exit) -> Routes:
-        table = Routes(resolve)
+    def _table(self, index: int, *, downstream: bool) -> Routes:
+        table = Routes(self, index, downstream=downstream)
         self._tables.append(table)
         return table
 
     def _make_row(self, stages: Sequence[Stage], ends: tuple[Exit, Exit]) -> Row:
         return Row(stages, self._linking, ends)
 
-    def _resolver_down(self, index: int) -> Exit:
-        def resolve(frame_type: type[Frame]) -> Route:
-            for stage in self._stages[index + 1 :]:
-                handler = _handler(stage, frame_type, downstream=True)
-                if handler is not None:
-                    hop = (self._name(index), stage.name, True)
-                    return self._linking.route(handler, frame_type, hop)
-            return self._exit_down(frame_type)
+    def next_down(self, index: int, frame_type: type[Frame]) -> Route:
+        """Where a frame of this type goes that the stage pushes downstream."""
+        for stage in self._stages[index + 1 :]:
+            handler = _handler(stage, frame_type, downstream=True)
+            if handler is not None:
+                return self._linking.route(
+                    handler, frame_type, (self._name(index), stage.name, True)
+                )
+        return self._exit_down(frame_type)
 
-        return resolve
-
-    def _resolver_up(self, index: int) -> Exit:
-        def resolve(frame_type: type[Frame]) -> Route:
-            for stage in reversed(self._stages[:index]):
-                handler = _handler(stage, frame_type, downstream=False)
-                if handler is not None:
-                    hop = (self._name(index), stage.name, False)
-                    return self._linking.route(handler, frame_type, hop)
-            return self._exit_up(frame_type)
-
-        return resolve
+    def next_up(self, index: int, frame_type: type[Frame]) -> Route:
+        """Where a frame of this type goes that the stage pushes upstream."""
+        for stage in reversed(self._stages[:index]):
+            handler = _handler(stage, frame_type, downstream=False)
+            if handler is not None:
+                return self._linking.route(
+                    handler, frame_type, (self._name(index), stage.name, False)
+                )
+        return self._exit_up(frame_type)
 
     def _name(self, index: int) -> str:
         if index < 0:

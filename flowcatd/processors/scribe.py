@@ -4,7 +4,7 @@ It stands at the tail and sees turns go by: words, keys, lines begun and heard. 
 a frame is on its way, since the others may not have made up their minds yet: a wake, due at once, comes
 when all of that round is done, and once for all of it. A quiet call is written every PERIOD_SECONDS, so
 that what its record says after a kill is no older than that; a worker that is late for its audio
-leaves those out (`is_sparing`). Audio never visits it.
+does so less often (`is_sparing`). Audio never visits it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flowcatd.frames import (
     Start,
     Transcription,
 )
-from flowcatd.journal import PERIOD_SECONDS
+from flowcatd.journal import PERIOD_SECONDS, SPARING_PERIODS
 from flowcatd.pipeline.processor import Processor, down
 from flowcatd.pipeline.scope import Cancellable
 
@@ -28,12 +28,13 @@ class Scribe(Processor):
     """Knows when, not what."""
 
     def __init__(self, write: Callable[[], None], is_sparing: Callable[[], bool]) -> None:
-        """`write` keeps the call as it is now; `is_sparing` asks for no more than the turns."""
+        """`write` keeps the call as it is now; `is_sparing` asks for little more than the turns."""
         super().__init__()
         self._write = write
         self._is_sparing = is_sparing
         self._wake: Cancellable | None = None
         self._is_marked = False
+        self._spared = 0
 
     @down(Start, Transcription, InputDtmf, BotStartedSpeaking, BotStoppedSpeaking, LineHeard)
     def turned(
@@ -62,7 +63,9 @@ class Scribe(Processor):
 
     def _woken(self) -> None:
         self._wake = None
-        if self._is_marked or not self._is_sparing():
+        self._spared += 1
+        if self._is_marked or not self._is_sparing() or self._spared >= SPARING_PERIODS:
+            self._spared = 0
             self._write()
         self._is_marked = False
         self._arm(PERIOD_SECONDS)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -90,8 +92,12 @@ async def running(
     records = tmp_path / "records"
     log_path = tmp_path / "daemon.log"
     command = [str(FLOWCATD), "serve", "--config", str(ROOT / config), "--json"]
+    # Socket addresses are short, pytest's directories are not.
+    runtime = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
     defaults = (
         "server.port=0",
+        "metrics.port=0",
+        f"control.directory={runtime}",
         "log.level=info",
         "log.format=json",
         f"records.directory={records}",
@@ -115,6 +121,7 @@ async def running(
         except TimeoutError:
             process.kill()
             await process.wait()
+        shutil.rmtree(runtime, ignore_errors=True)
 
 
 @dataclass

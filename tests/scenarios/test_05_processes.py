@@ -31,7 +31,7 @@ async def test_a_killed_worker_takes_no_other_workers_call_with_it(tmp_path: Pat
 async def test_a_drained_daemon_lets_a_live_call_finish_and_takes_no_new_one(
     tmp_path: Path,
 ) -> None:
-    """After SIGTERM the call goes on; a new connection is refused; the end of the call is the end."""
+    """After SIGTERM the call goes on; who calls now gets 503 and when to try; then the daemon ends."""
     async with running(tmp_path, "workers.count=1") as daemon, aiohttp.ClientSession() as session:
         address = daemon.media("raw", encoding="mulaw", rate=8000)
         async with session.ws_connect(address) as call:
@@ -39,8 +39,10 @@ async def test_a_drained_daemon_lets_a_live_call_finish_and_takes_no_new_one(
             assert (await call.receive(timeout=5)).data == stamp(0)
             daemon.tell(signal.SIGTERM)
             await until(lambda: bool(daemon.log("worker.drained")), "the drain")
-            with pytest.raises(aiohttp.ClientConnectionError):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await session.ws_connect(address)
+            assert refused.value.status == 503
+            assert refused.value.headers["Retry-After"] == "5"
             for number in range(1, 20):
                 await call.send_bytes(stamp(number))
                 assert (await call.receive(timeout=5)).data == stamp(number)

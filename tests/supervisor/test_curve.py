@@ -57,13 +57,13 @@ def test_it_makes_a_servers_and_an_operators_pair(tmp_path, capsys):
 
 
 def test_secrets_are_for_their_owner_only_whatever_the_mask(tmp_path):
-    """0600 from the first byte on; the directory is closed too."""
+    """0600 from the first byte on; the public halves are for the daemon's user to read."""
     mask = os.umask(0)
     try:
         keys(tmp_path / "k")
     finally:
         os.umask(mask)
-    assert mode(tmp_path / "k") == 0o700
+    assert mode(tmp_path / "k/clients/operator.pub") == 0o644
     assert mode(tmp_path / "k/server.key") == mode(tmp_path / "k/operator.key") == 0o600
 
 
@@ -153,6 +153,9 @@ def test_the_secret_may_stand_alone_or_be_a_whole_file():
 def test_only_pub_files_are_clients_and_a_bad_one_is_no_silent_hole(tmp_path):
     """No directory is nobody."""
     assert load_clients(tmp_path / "nowhere") == frozenset()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_clients(tmp_path / "file")
     keys(tmp_path)
     (tmp_path / "clients" / "README").write_text("hello")
     assert load_clients(tmp_path / "clients") == {load_public(tmp_path / "clients/operator.pub")}

@@ -317,6 +317,24 @@ def test_one_that_may_still_come_keeps_the_fleet_from_giving_up():
     assert world.told_of(GiveUp) == []
 
 
+def test_an_attempt_under_way_keeps_the_fleet_from_giving_up():
+    """What was pointless before may have been repaired."""
+    world = World(2).serve()
+    world.crash(0, ExitCode.CONFIG)
+    world.sleep(CAP)
+    assert world.crash(1, ExitCode.CONFIG) == [Lost(1, 101, "exit code 78", CAP)]
+
+
+def test_a_line_tells_since_when():
+    """Since the fork, or since the loss: how long an operator has been waiting."""
+    world = World()
+    world.sleep(5)
+    world.serve()
+    assert [line.since for line in world.fleet.lines()] == [1000.0]
+    world.crash()
+    assert [line.since for line in world.fleet.lines()] == [1005.0]
+
+
 def test_a_fleet_that_never_served_gives_up_after_three_attempts():
     """An error of installation is a clear end, not a loop."""
     world = World()
@@ -615,7 +633,20 @@ def test_later_heirs_have_three_attempts():
     assert reloaded.problem == "worker 1 does not start with the new configuration: exit code 1"
     world.crash(1)
     world.tell(Exited(world.heir(0), 1))
-    assert world.sleep(1) == [Fork(1, 1), Fork(0, 2)]
+    assert set(world.sleep(1)) == {Fork(1, 1), Fork(0, 2)}
+
+
+def test_every_later_slot_has_its_own_three_attempts():
+    """A machine with many workers is not judged by all their hiccups together."""
+    world = World(3).serve()
+    world.tell(Reload(2, OPTIONS))
+    world.tell(Ready(world.heir(0)))
+    for slot in (1, 2):
+        for _ in range(FIRST_ATTEMPTS - 1):
+            world.tell(Exited(world.heir(slot), 1))
+            world.sleep(1)
+        world.tell(Ready(world.heir(slot)))
+    assert world.told_of(Reloaded) == [Reloaded(2, "")]
 
 
 def test_a_pointless_end_of_a_later_heir_aborts_at_once():
@@ -791,6 +822,7 @@ def test_a_worker_that_starts_in_a_slot_no_longer_wanted_takes_what_waits_at_its
     assert world.crash(2) == [Gone(2, 104, "exit code 1")]
     world.tell(Ready(103))
     assert world.sleep(DOOR_SECONDS) == [Signal(103, SIGUSR1), Resized(1, "")]
+    assert world.fleet.ignored == 0
 
 
 def test_an_empty_slot_that_is_not_wanted_is_just_forgotten():

@@ -127,6 +127,7 @@ def main() -> int:
     holdings = take(config.options)
     program = Program(
         work=lambda plan: work(kind, plan),
+        prepare=lambda _config: {},
         read_again=partial(read_again, file, overrides),
         words=(),
         begun=now(),

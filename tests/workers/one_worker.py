@@ -91,6 +91,7 @@ class Worker:
         """End in good order."""
         self.orphans.close()
         await self.disk.close(5)
+        self.store.close()
 
 
 async def main(records: str, slot: str, resume_seconds: str, agents: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowcatd.call import Call
 from flowcatd.errors import LocalError
 from flowcatd.options import Calls
-from flowcatd.record import Identity, Ledger
+from flowcatd.record import Identity, Ledger, Reason
 from workers.calls import PROMISE_SECONDS, CallTable, NoPlaceError
 from workers.clock import WorkerClock
 from workers.load import WORDS, LoadTable, Standing
@@ -265,10 +265,12 @@ async def test_operators_are_told_of_every_live_call() -> None:
     table = open_table(5, clock)
     call = call_of(1, "run")
     call.ledger.turns.user = 4
+    call.ledger.resumed = 2
     table.add(call)
     (line,) = table.lines(clock.now + 2.5)
     assert (line.call_id, line.run_id, line.carrier, line.agent) == ("call-1", "run", "raw", "echo")
     assert (line.slot, line.state, line.seconds, line.turns) == (3, "waiting", 2.5, 4)
+    assert line.resumed == 2
 
 
 async def test_what_calls_left_behind_is_counted() -> None:
@@ -279,3 +281,17 @@ async def test_what_calls_left_behind_is_counted() -> None:
     call.leftovers.append("task:stuck")
     table.remove(call)
     assert table.leaked == 1
+
+
+@pytest.mark.parametrize("how", ["goodbye", "end"])
+async def test_all_live_calls_are_ended_when_the_worker_must_go(how) -> None:
+    """With a last line or without one; a call that cannot say it ends at once."""
+    table = open_table(5)
+    calls = [call_of(number, "run") for number in range(3)]
+    for call in calls:
+        table.add(call)
+    if how == "goodbye":
+        table.say_goodbye("bye")
+    else:
+        table.end_all(Reason.DRAINED)
+    assert [call._outcome.result().reason for call in calls] == [Reason.DRAINED] * 3

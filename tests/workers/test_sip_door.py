@@ -308,6 +308,7 @@ async def test_a_door_that_stops_answers_what_waits_and_what_it_is_given(trunk: 
     assert b"Call-ID: given" in answer
     assert source == ("127.0.0.1", trunk.port)
     trunk.doors[0].close()
+    trunk.doors[0].receive(request(call="late"), ("127.0.0.1", trunk.peer_port))
     assert not trunk.doors[0].send(b"x", ("127.0.0.1", trunk.peer_port))
 
 

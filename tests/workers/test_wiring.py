@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from flowcatd import log as logging
 from flowcatd.audio.wav import parse_wav
@@ -213,15 +216,27 @@ class Bench:
         ears = Speech(options.speech, Path("none"), ())
         clock = WorkerClock(asyncio.get_running_loop())
         self.wiring = Wiring(options, clock, ears, self.store, self.watch)
+        self.slot = slot
         self.count = 0
+        self.crashed = False
 
-    def open(self, agent: Agent) -> Parts:
+    async def open(self, agent: Agent) -> Parts:
         """A call."""
         self.count += 1
         identity = identity_of(
-            run_id="R", carrier="raw", agent=agent.name, slot=0, token=f"{self.count:08d}"
+            run_id="R",
+            carrier="twilio",
+            agent=agent.name,
+            slot=self.slot,
+            token=f"{self.count:08d}",
         )
-        return self.wiring.open(Wire(), agent, identity)
+        return self.wiring.open(Wire(), agent, identity, await self.wiring.look(identity))
+
+    def crash(self) -> None:
+        """What the kernel does with the lock of a killed worker."""
+        self.crashed = True
+        assert self.store.journals is not None
+        os.close(self.store.journals._lock)
 
     async def live(self, parts: Parts) -> None:
         """All of it."""
@@ -235,18 +250,19 @@ async def bench(records: Path, slot: int = 0) -> AsyncIterator[Bench]:
     made = Bench(disk, records, slot)
     yield made
     assert await disk.close(30)
-    assert made.store.journals is not None
-    made.store.journals.close()
+    if not made.crashed:
+        made.store.close()
 
 
 async def test_what_a_call_goes_through_is_told(tmp_path: Path) -> None:
     """Started, answered, ended; and no journal is left."""
     async with bench(tmp_path) as made:
-        parts = made.open(made.agents["digits"])
+        parts = await made.open(made.agents["digits"])
         name = parts.call.id
         await made.live(parts)
     assert made.watch.told == [("started", name), ("answered", name), ("ended", name)]
     assert journals(tmp_path) == []
+    assert list((tmp_path / "journal" / "lives").iterdir()) == []
     (record,) = written(tmp_path)
     assert record["resumed"] == 0
 
@@ -255,7 +271,7 @@ async def test_nothing_of_an_ended_call_survives_a_collection(tmp_path: Path) ->
     """The call, its words, its brain, its processors."""
     async with bench(tmp_path) as made:
         for agent in ("echo", "digits"):
-            parts = made.open(made.agents[agent])
+            parts = await made.open(made.agents[agent])
             living = [weakref.ref(parts.call), weakref.ref(parts.transcript)]
             await made.live(parts)
             living += [weakref.ref(each) for each in (parts.brain, parts.playout) if each]
@@ -270,7 +286,7 @@ async def test_many_short_calls_leave_memory_as_it_was(tmp_path: Path) -> None:
 
         async def some(count: int) -> int:
             for _ in range(count // 10):
-                parts = [made.open(made.agents[name]) for name in ("digits", "echo") * 5]
+                parts = [await made.open(made.agents[name]) for name in ("digits", "echo") * 5]
                 await asyncio.gather(*map(made.live, parts))
             made.watch.told.clear()
             gc.collect()
@@ -282,3 +298,50 @@ async def test_many_short_calls_leave_memory_as_it_was(tmp_path: Path) -> None:
             assert await some(400) - before < 80_000
         finally:
             tracemalloc.stop()
+
+
+class Listing:
+    """Writes down who is listed under which name."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    def add(self, call: Call) -> None:
+        """Listed."""
+        self.told.append(("add", call.id))
+
+    def remove(self, call: Call) -> None:
+        """Not any more."""
+        self.told.append(("remove", call.id))
+
+
+@pytest.mark.parametrize(("carrier_call_id", "is_same"), [("CA1", True), ("CA2", False)])
+async def test_a_carriers_call_comes_back_under_the_carriers_own_name_for_it(
+    tmp_path: Path, carrier_call_id: str, *, is_same: bool
+) -> None:
+    """The same run id and another CallSid is another call; who lists calls is told of the new name."""
+    started = Started("CA1", "MZ1", Encoding.MULAW, 8000, {"caller": "Ann", "x": "1"})
+    again = Started(carrier_call_id, "MZ2", Encoding.PCM, 16_000, {"x": "2"})
+    async with bench(tmp_path, 1) as first, bench(tmp_path, 2) as second:
+        parts = await first.open(first.agents["digits"])
+        older = parts.call.id
+        parts.call.started(started)(InputDtmf("4"))
+        await until(knows(tmp_path, '"state":"second"'), "the journal")
+        first.crash()
+        parts = await second.open(second.agents["digits"])
+        parts.listing = Listing()
+        newer = parts.call.id
+        feed = parts.call.started(again)
+        feed(InputDtmf("5"))
+        assert parts.call.variables() == {
+            "one": "4" if is_same else "5",
+            "two": "5" if is_same else "",
+        }
+        if is_same:
+            assert parts.listing.told == [("remove", newer), ("add", older)]
+            assert second.watch.told == [("started", newer), ("resumed", older)]
+            assert parts.session == {"call_id": older, "caller": "Ann", "x": "2"}
+        else:
+            assert parts.listing.told == []
+            assert second.watch.told == [("started", newer), ("answered", newer)]
+            assert parts.session == {"call_id": newer, "x": "2"}

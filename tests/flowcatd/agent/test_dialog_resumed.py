@@ -93,6 +93,24 @@ def test_a_hook_is_not_called_twice_and_counts_as_failed() -> None:
     assert [action.reason for action in actions if isinstance(action, HangUp)] == ["not_ready"]
 
 
+def test_the_answer_to_a_hook_of_the_dead_worker_means_nothing() -> None:
+    """A new worker's first hook has the same number."""
+    asking = load_dialog(
+        "name: x\ninitial_state: a\nstates:\n  a:\n    on_enter:\n"
+        "      - {type: call_hook, params: {url: u}}\n"
+        "      - {type: play_tts, params: {text: One moment.}}\n"
+        "    transitions: [{event: hook_result, target: b}]\n    timeout: 9s\n"
+        "    timeout_next: b\n  b: {terminal: true}\n",
+        "x.yaml",
+    )
+    before = at(dialog=asking)
+    (hook,) = before.hooks
+    after = taken_up(before, asking)
+    assert lines(after.drain()) == [CUT_OFF, "One moment."]
+    after.brain.hook_result(hook, {}, after.now)
+    assert after.drain() == []
+
+
 def test_a_goodbye_that_was_cut_is_said_again_before_the_end() -> None:
     """With the reason it had, and without an excuse."""
     before = at("...", "# 2", "! {}")

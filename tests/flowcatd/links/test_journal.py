@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import stat
 import threading
@@ -77,6 +78,7 @@ async def test_only_the_newest_version_is_written(disk: Disk, tmp_path: Path) ->
     disk.hurry()
     sizes = [file.write(journal(n=str(number))) for number in range(100)]
     assert disk.pending == sizes[0]
+    assert len(file._waiting) == 1
     gate.set()
     await settled(disk)
     (path,) = files(tmp_path)
@@ -127,20 +129,25 @@ async def test_the_calls_of_the_living_are_not_found(disk: Disk, tmp_path: Path)
 
 
 async def test_testers_do_not_take_each_other_for_the_living(disk: Disk, tmp_path: Path) -> None:
-    """Many look at once at one dead life, from threads: all see it dead."""
+    """Somebody else is just asking whether that life is dead: it is dead all the same."""
     gone, mine = life(disk, tmp_path, 1), life(disk, tmp_path, 2)
     gone.file(IDENTITY, no_problem).write(journal())
     await settled(disk)
     crash(gone)
-    disks = [Disk() for _ in range(4)]
-    lookers = [Journals(each, tmp_path, 10 + n, "look") for n, each in enumerate(disks)]
-    answers = await asyncio.gather(
-        *(looker.look(IDENTITY, 20.0) for _ in range(20) for looker in lookers)
-    )
-    assert [len(found) for found in answers] == [1] * 80
-    for looker, each in zip(lookers, disks, strict=True):
-        looker.close()
-        assert await each.close(5)
+    with (tmp_path / "lives" / gone.life).open("rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert len(await mine.look(IDENTITY, 20.0)) == 1
+    mine.close()
+
+
+async def test_a_life_without_a_lock_file_is_dead(disk: Disk, tmp_path: Path) -> None:
+    """It was cleared away before its last call was."""
+    gone, mine = life(disk, tmp_path, 1), life(disk, tmp_path, 2)
+    gone.file(IDENTITY, no_problem).write(journal())
+    await settled(disk)
+    gone.close()
+    assert len(await mine.look(IDENTITY, 20.0)) == 1
+    assert len(await mine.dead()) == 1
     mine.close()
 
 
