@@ -79,6 +79,7 @@ EVENTS: tuple[tuple[str, str], ...] = (
     ("worker.calls_lost", "a worker died with calls; what can be resumed will be"),
     ("worker.counted", "the supervisor knows that a worker serves"),
     ("worker.drained", "a worker takes no new calls and waits for its last ones"),
+    ("worker.failed", "a worker could not serve, and why"),
     ("worker.gone", "a worker that was on its way out ended otherwise than it was asked to"),
     ("worker.lost", "a worker is gone unasked and will be replaced"),
     ("worker.orphaned", "a worker's supervisor is gone; it drains and ends"),

@@ -26,7 +26,7 @@ from flowcatd.control import (
     AskUpgrade,
 )
 from flowcatd.environment import notify_socket
-from flowcatd.errors import ConfigError
+from flowcatd.errors import ConfigError, LocalError
 from flowcatd.log import configure as configure_log
 from flowcatd.log import get_logger, set_level
 from supervisor import systemd
@@ -42,6 +42,7 @@ from supervisor.orders import (
     Exited,
     Finished,
     Fork,
+    GiveUp,
     Hung,
     OpenDoor,
     Progress,
@@ -307,6 +308,8 @@ class Daemon:
         self._answer(ask, f"becoming {said}", done=False)
         try:
             become(self._hand_over(ask), self._program.words)
+        except LocalError:  # a worker is just being replaced, or the daemon ends meanwhile
+            self._refuse(ask, "the fleet is busy; try again")
         except OSError as error:
             self._refuse(ask, f"exec failed: {error.strerror}")
 
@@ -354,6 +357,9 @@ class Daemon:
             case Progress(text):
                 log.info("fleet.progressed", what=text)
                 self._answer(self._wish.ask if self._wish else "", text, done=False)
+            case GiveUp():
+                self._ending = "stop"
+                report(action, self._systemd)
             case Stopped(slot) if self._ending:
                 # Nobody will accept there any more: better refused at once than left waiting.
                 self._holdings.unlist(slot)

@@ -78,10 +78,11 @@ def run(plan: WorkerPlan) -> int:
     try:
         return uvloop.run(_Worker(plan).serve())
     except ConfigError as error:
-        log.error("fleet.given_up", why=str(error))
+        log.error("worker.failed", why=str(error))
         return ExitCode.CONFIG
-    except LinkError as error:  # a speech helper that does not come up; it may the next time
-        log.error("helper.lost", why=str(error))
+    except (LinkError, OSError) as error:
+        # A speech helper that does not come up, no descriptors, no room: the next time it may.
+        log.error("worker.failed", why=str(error))
         return ExitCode.CRASHED
 
 

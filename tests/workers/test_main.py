@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,41 +12,49 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import os, sys
+import os, socket, sys
 from pathlib import Path
-from flowcatd.options import Agents, Log, Options, Speech
+from flowcatd.options import Log, Options, Speech
+from workers.agents import load_agents
+from workers.load import LoadTable, WORDS
 from workers.main import run
 from workers.plan import WorkerPlan
 alive, _ours = os.pipe()
 _theirs, ready = os.pipe()
-options = Options(
-    agents=Agents(default={agent!r}), speech=Speech(hearing="none", voice="none"),
-    log=Log(format="json"),
-)
-agents = Path("conf/agents")
-plan = WorkerPlan(0, None, options, {port}, ready, alive, "test", agents, agents, agents)
-sys.exit(run(plan))
+door = socket.create_server(("127.0.0.1", 0))
+options = Options(speech=Speech(hearing={hearing!r}, voice="none"), log=Log(format="json"))
+here = Path({here!r})
+sys.exit(run(WorkerPlan(
+    slot=0, seat=0, generation=1, load=LoadTable([0] * WORDS), cpu=None, options=options, port=1,
+    door_fd=door.fileno(), sip_fd=None, ready_fd=ready, alive_fd=alive,
+    runtime_directory=here / {runtime!r}, agents=load_agents(Path("conf/agents"), "echo"),
+    records_directory=here, providers_directory=here,
+)))
 """
 
 
 @pytest.mark.parametrize(
-    ("agent", "code", "why"),
-    [("echo", 71, "cannot listen on 127.0.0.1:"), ("ecko", 78, "did you mean 'echo'")],
+    ("hearing", "runtime", "code", "why"),
+    [("none", "nowhere", 1, "No such file"), ("nobody", ".", 78, "nobody")],
 )
-def test_a_worker_that_cannot_serve_says_why(agent: str, code: int, why: str) -> None:
-    """A port that somebody else took meanwhile, and an agent that there is not."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        program = PROGRAM.format(agent=agent, port=taken.getsockname()[1])
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+def test_a_worker_that_cannot_serve_says_why(
+    tmp_path: Path, hearing: str, runtime: str, code: int, why: str
+) -> None:
+    """Without its runtime directory it may be tried again; with a wrong setting it may not."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PROGRAM.format(hearing=hearing, runtime=runtime, here=str(tmp_path)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert len(lines) == 1
+    assert [line["event"] for line in lines] == ["worker.failed"]
     assert why in lines[0]["why"]
