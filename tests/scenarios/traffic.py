@@ -111,9 +111,9 @@ async def _long(
                 await socket.send_bytes(stamp(call.number, call.sent))
                 call.sent += 1
                 await asyncio.sleep(max(0.0, begun + call.sent * PTIME - loop.time()))
+        call.closed_by_daemon = not stop.is_set()
         with contextlib.suppress(AssertionError):
             await until(lambda: call.heard >= call.sent or reader.done(), "the last echoes", 5)
-        call.closed_by_daemon = reader.done()
         await socket.close()
         await reader
 
