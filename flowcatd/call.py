@@ -73,7 +73,7 @@ AGENT_REASONS: Final[dict[str, Reason]] = {
 """What an agent may give as its reason to hang up, beyond having completed its work."""
 
 
-WAKES_KEPT = 128
+WAKES_KEPT = 32
 """Wakes in the call's ledger before those that have fired are dropped from it; a call has about ten."""
 
 
@@ -232,6 +232,8 @@ class Call:
 
     def release(self) -> None:
         """Its record is written: let go of what refers back to us, so that all of it can go at once."""
+        if self.chain is not None:
+            self.chain.unlink()
         self.chain = None
         self._wire_up = None
         self.part = None

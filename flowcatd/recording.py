@@ -10,14 +10,19 @@ millisecond of the end of the one before it is taken to continue it; without tha
 would click at every piece. The claim is compared with media time anew for every piece, so the
 error never adds up.
 
-A leg keeps only what may still change (`window_ms`); `Recording.advance` makes the rest into blocks
-of one second, caller left, agent right, s16le. Pure: knows neither files nor the clock. The file
-format is `audio/wav.py`'s.
+A leg keeps only what may still change; `Recording.advance` makes the rest into blocks of at most one
+second, caller left, agent right, s16le. What may change? The caller's past is complete up to the
+end of its last piece, since pieces come in order. The agent's may be taken back, but only where it
+sounds; and what it will say stands after now. So while the agent is silent next to nothing waits,
+and from its first sound on everything does, for `hold_ms`.
+
+Pure: knows neither files nor the clock. The file format is `audio/wav.py`'s.
 """
 
 from __future__ import annotations
 
 from array import array
+from functools import lru_cache
 
 from flowcatd.audio.wav import SampleFormat, wav_header
 from flowcatd.errors import LocalError
@@ -25,6 +30,12 @@ from flowcatd.errors import LocalError
 SAMPLE_BYTES = 2
 SNAP_MS = 1
 """Media times are rounded to this, so they are believed to within this."""
+
+GRAIN_MS = 100
+"""Blocks are whole grains, so that most have one of few lengths, and a silent one is made only once."""
+
+LAG_MS = 60
+"""What the agent says now stands no earlier than now; this is for roundings and a clock read twice."""
 
 SPANS_MAX = 4096
 """Separate stretches of sound in one leg's window; at one frame in two they last 160 s."""
@@ -51,7 +62,10 @@ class Leg:
         """The first sample that has not been taken."""
         self.end = 0
         """One past the last sample that stands, or `base` when none does."""
-        self._next = 0
+        self.next = 0
+        """One past the last piece that was put, wherever it stands."""
+        self.sounded = 0
+        """One past the last sample that was taken and not silence left out."""
         self._pcm = bytearray()  # from base on; what is missing up to end is silence
         self._spans: list[_Span] = []
         self.refused = 0
@@ -64,10 +78,10 @@ class Leg:
     def put(self, media_ms: int, pcm: bytes) -> None:
         """A piece that claims this media time; it continues the one before if that is near enough."""
         start = media_ms * self._rate_hz // 1000
-        if -self._snap <= start - self._next <= self._snap:
-            start = self._next
+        if -self._snap <= start - self.next <= self._snap:
+            start = self.next
         size = len(pcm)
-        self._next = end = start + size // SAMPLE_BYTES
+        self.next = end = start + size // SAMPLE_BYTES
         if start == self.end and self._spans and end - self.base <= self._window and not size & 1:
             self._append(start, pcm)  # what nearly every piece does, and `place` would do
             self._spans[-1][1] = self.end = end
@@ -90,24 +104,32 @@ class Leg:
             spans.append([start, end])
         self.end = end
 
+    @property
+    def first(self) -> int | None:
+        """The earliest sample that stands, or None while all of it is silence."""
+        return self._spans[0][0] if self._pcm else None
+
     def clear(self, start: int) -> int:
-        """Forget all from `start` on; returns how many of those had been taken already."""
+        """Forget all from `start` on; returns how many samples up to the last sound taken remain."""
         cut = max(start, self.base)
         self._spans = [[first, min(last, cut)] for first, last in self._spans if first < cut]
         self._find_end()
         del self._pcm[(self.end - self.base) * SAMPLE_BYTES :]
-        self._next = min(self._next, cut)
-        return cut - start
+        self.next = min(self.next, cut)
+        return max(0, self.sounded - start)
 
     def take(self, count: int) -> bytes:
         """The next `count` samples, silence where nothing stands; they are now past changing."""
         size = count * SAMPLE_BYTES
         taken = bytes(self._pcm[:size])
-        del self._pcm[:size]
         self.base = base = self.base + count
+        if taken:
+            del self._pcm[:size]
+            ends = (min(last, base) for first, last in self._spans if first < base)
+            self.sounded = max(ends, default=self.sounded)
         self._spans = [[max(first, base), last] for first, last in self._spans if last > base]
         self._find_end()
-        return taken + bytes(size - len(taken))
+        return taken.ljust(size, b"\0")
 
     def _append(self, start: int, pcm: bytes) -> None:
         """The piece, behind the silence that was left out before it."""
@@ -173,7 +195,8 @@ class Recording:
             raise LocalError(f"a recording cannot have {rate_hz} samples a second")
         self._rate_hz = rate_hz
         self._hold_ms = hold_ms
-        # A block is a second, and it is taken when it is whole: up to one more second waits.
+        self._grain = max(1, GRAIN_MS * rate_hz // 1000)
+        # Blocks are taken now and then: up to a second more than what may change waits.
         window_ms = hold_ms + ahead_ms + 1000
         self.caller = Leg(rate_hz, window_ms)
         self.agent = Leg(rate_hz, window_ms)
@@ -185,21 +208,42 @@ class Recording:
 
     def advance(self, media_ms: int) -> list[bytes]:
         """Media time has come to `media_ms`: the blocks that can no longer change, in order."""
-        target = self.caller.sample_at(media_ms - self._hold_ms)
-        blocks: list[bytes] = []
-        while self.caller.base + self._rate_hz <= target:
-            blocks.append(self._block(self._rate_hz))
-        return blocks
+        count = self._settled(media_ms) - self.caller.base
+        count -= count % self._grain
+        return self._blocks(count)
 
     def finish(self, media_ms: int) -> list[bytes]:
         """The call is over at `media_ms`: what is left, without what the agent had still to play."""
         self.agent.clear(self.agent.sample_at(media_ms))
-        left = max(self.caller.end, self.agent.end) - self.caller.base
-        sizes = [self._rate_hz] * (left // self._rate_hz) + [left % self._rate_hz]
-        return [self._block(size) for size in sizes if size]
+        return self._blocks(max(self.caller.end, self.agent.end) - self.caller.base)
+
+    def _settled(self, media_ms: int) -> int:
+        """Up to which sample neither leg can change any more."""
+        caller, agent = self.caller, self.agent
+        held = caller.sample_at(media_ms - self._hold_ms)
+        known = min(caller.next, caller.sample_at(media_ms - LAG_MS))
+        return max(held, known if agent.first is None else min(known, agent.first))
+
+    def _blocks(self, count: int) -> list[bytes]:
+        blocks = []
+        while count > 0:
+            size = min(count, self._rate_hz)
+            blocks.append(self._block(size))
+            count -= size
+        return blocks
 
     def _block(self, count: int) -> bytes:
+        if self.caller.first is None and self.agent.first is None:
+            self.caller.take(count)
+            self.agent.take(count)
+            return _silent(count)
         return interleave(self.caller.take(count), self.agent.take(count))
+
+
+@lru_cache(maxsize=32)
+def _silent(count: int) -> bytes:
+    """So many stereo samples of nothing: calls that are silent share it."""
+    return bytes(2 * SAMPLE_BYTES * count)
 
 
 def interleave(left: bytes, right: bytes) -> bytes:

@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 
+from flowcatd.control import CONTROL_SOCKET
+from flowcatd.environment import runtime_directories
 from workers.plan import MEDIA_PATH
 
-DEFAULT_URL = "ws://127.0.0.1:6210"
+DEFAULT_PORT = 6210
+DEFAULT_URL = f"ws://127.0.0.1:{DEFAULT_PORT}"
 """Where `flowcatd call` calls when it is not told."""
 
 # A wildcard address is no address to connect to; from this machine loopback is.
@@ -71,7 +74,8 @@ def render_text(reached: Reached, *, coloured: bool) -> str:
         ("agent", reached.agent),
         ("records", reached.records or "none are kept"),
         *([("metrics", f"http://{reached.metrics}/metrics")] if reached.metrics else []),
-        ("operate", f"{reached.command} status   top   reload   scale N   drain"),
+        ("operate", f"{reached.command} status{_how_to_find(reached)}"),
+        ("operate", "also: top   calls   reload   scale N   drain"),
         ("stop", f"Ctrl-C   (let calls finish: kill -TERM {reached.pid})"),
     ]
     lines = []
@@ -88,6 +92,13 @@ def _how_to_call(reached: Reached) -> str:
     if url_of(reached) == DEFAULT_URL:
         return f"make call   or   {reached.command} call"
     return f"{reached.command} call {url_of(reached)}"
+
+
+def _how_to_find(reached: Reached) -> str:
+    """Nothing when the daemon is where operators look who are not told."""
+    known = {f"ipc://{path}/{CONTROL_SOCKET}" for path in runtime_directories("", DEFAULT_PORT)}
+    found = not reached.control or reached.control in known
+    return "" if found else f" --connect {reached.control}"
 
 
 def render_json(reached: Reached) -> str:

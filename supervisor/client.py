@@ -16,7 +16,9 @@ import os
 import secrets
 import socket
 import stat
+import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +45,9 @@ from flowcatd.control import (
 )
 from flowcatd.environment import runtime_directories
 from flowcatd.errors import ConfigError, ControlError, LinkClosed, LinkRefused, LinkTimeout
-from supervisor.config import add_config_arguments, open_config
+from flowcatd.options import Options
+from flowcatd.settings import load_options
+from supervisor.config import add_config_arguments, read_config
 from supervisor.curve import load_public, load_secret
 
 TIMEOUT = 5.0
@@ -101,18 +105,48 @@ def locate(args: argparse.Namespace, name: str = CONTROL_SOCKET) -> Where:
         return _named(args.connect, args.server_key, args.client_key)
     if args.server_key or args.client_key:
         raise ConfigError("--server-key", "keys are for --connect tcp://…, which is missing")
-    options = open_config(args.config, args.overrides).options
+    options, problem = _options(args)
     setting, port = options.control.directory, options.server.port
     found = find_runtime(runtime_directories(setting, port), name)
     if found is not None:
+        if problem is not None:
+            sys.stderr.write(f"flowcatd: remark: {problem}\n")
         return Where(f"ipc://{found / name}")
     others = _others(name)
     if port == 0 and not setting and len(others) == 1:
         # The daemon took a free port, which the configuration does not know.
         return Where(f"ipc://{others[0]}")
+    if problem is not None:
+        raise problem
     tried = runtime_directories(setting, port)[0] / name
     there = f" (there is ipc://{', ipc://'.join(map(str, others[:4]))})" if others else ""
     raise LinkRefused(f"no flowcatd answers at ipc://{tried}; {_HINT}{there}")
+
+
+def _options(args: argparse.Namespace) -> tuple[Options, ConfigError | None]:
+    """The configuration, and what is wrong with its file, which is no reason not to find the daemon.
+
+    Whoever spoiled the file of a daemon that runs wants to command it, now more than ever. What is
+    wrong with the command line is raised.
+    """
+    where, text = read_config(args.config)
+    try:
+        return load_options(text or "", where, args.overrides), None
+    except ConfigError as error:
+        return load_options(_where_alone(text or ""), where, args.overrides), error
+
+
+def _where_alone(text: str) -> str:
+    """A configuration with nothing but the two settings that say where the daemon is."""
+    lines = []
+    with suppress(tomllib.TOMLDecodeError):
+        found = tomllib.loads(text)
+        for section, key, kind in (("control", "directory", str), ("server", "port", int)):
+            part = found.get(section)
+            value = part.get(key) if isinstance(part, dict) else None
+            if isinstance(value, kind):
+                lines.append(f"{section}.{key} = {msgspec.json.encode(value).decode()}\n")
+    return "".join(lines)
 
 
 def find_runtime(candidates: Sequence[Path], name: str = CONTROL_SOCKET) -> Path | None:
@@ -329,16 +363,15 @@ class Operator:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             return f"flowcatd did not let us in; {_KEYS_HINT}"
         if self.where.keys is not None:
-            return f"the keys do not fit, or it is no flowcatd; {_KEYS_HINT}"
+            return (
+                "the keys do not fit, or it is not what is wanted here (commands are taken at "
+                f"control.tcp, figures told at control.metrics_tcp); {_KEYS_HINT}"
+            )
         return "it wants keys, or is no flowcatd; its own control.sock on its machine needs none"
 
     def _why_refused(self) -> str:
         scheme, _, rest = self.where.endpoint.partition("://")
-        if (
-            scheme == "ipc"
-            and Path(rest).parent.is_dir()
-            and not os.access(rest, os.R_OK | os.W_OK)
-        ):
+        if scheme == "ipc" and Path(rest).exists() and not os.access(rest, os.R_OK | os.W_OK):
             return "the socket is not ours to use: be its user, or root"
         return _HINT
 

@@ -43,7 +43,9 @@ from supervisor.orders import (
     Finished,
     Fork,
     GiveUp,
+    Gone,
     Hung,
+    Lost,
     OpenDoor,
     Progress,
     Ready,
@@ -53,9 +55,11 @@ from supervisor.orders import (
     Resized,
     Serving,
     Signal,
+    Started,
     Stopped,
 )
 from supervisor.process import Readable, Told, now
+from supervisor.reload import fixed
 from supervisor.telling import Said, describe, report
 from supervisor.upgrade import ASKING_SECONDS, Asking, Handed, become
 
@@ -126,11 +130,14 @@ class Daemon:
         self._systemd = notify_socket()
         self._wish: _Wish | None = None
         self._asking: tuple[Asking, str] | None = None
+        self._successor: str | None = None
+        """The operator's id, once the installed program has said that it would start."""
         self._last_reload = ""
         self._ending = ""
         self._second = _Second(now() + PULSE_SECONDS)
         first = 1 if handed is None else handed.generation
         self._configs = {first: config}
+        self._newest = first
         if handed is None:
             self._fleet = Fleet(self._count(config), config.options, now())
         else:
@@ -140,7 +147,8 @@ class Daemon:
         """Until the last worker is gone; the result is the exit code."""
         self._fleet.wake(now())
         while True:
-            self._exchange.wake(now())
+            if self._exchange.wake(now()):
+                self._state()  # its first answer shall not be that it knows nothing
             while actions := self._fleet.actions():
                 for action in actions:
                     self._act(action)
@@ -148,6 +156,8 @@ class Daemon:
                         self._state()
                         self._exchange.end()
                         return action.code
+            if self._successor is not None:
+                self._become(self._successor)
             for news in self._holdings.children.wait(self._patience()):
                 self._tell(news)
             self._fleet.wake(now())
@@ -241,29 +251,36 @@ class Daemon:
     # --- what operators wish ----------------------------------------------------------------------
 
     def _end(self, wish: Asked, how: str) -> None:
-        self._ending = wish.name.lower()
-        calls, workers = self._config.options.calls, self._config.options.workers
-        seconds = calls.goodbye_seconds + calls.end_seconds + 2 * workers.stop_seconds + 5
-        seconds += calls.drain_seconds if wish is Asked.DRAIN else 0
-        systemd.stopping(self._systemd, f"{self._ending} {how}", seconds)
+        if self._ending != "stop":
+            self._ending = wish.name.lower()
+        self._say_stopping(f"{self._ending} {how}", drains=self._ending == "drain")
         self._fleet.receive(wish, now())
 
-    def _reload(self, ask: str, *, is_upgrade: bool = False) -> None:
+    def _say_stopping(self, status: str, *, drains: bool) -> None:
+        calls, workers = self._config.options.calls, self._config.options.workers
+        seconds = calls.goodbye_seconds + calls.end_seconds + 2 * workers.stop_seconds + 5
+        seconds += calls.drain_seconds if drains else 0
+        if self._wish is not None:  # systemd hears of no end while it waits for a reload's
+            systemd.ready(self._systemd, status, pid=os.getpid())
+        systemd.stopping(self._systemd, status, seconds)
+
+    def _reload(self, ask: str, *, is_upgrade: bool = False, before: int = 0) -> None:
+        """`before` is the number of workers that a former program image's settings wanted."""
         try:
             config = self._program.read_again(self._config)
         except ConfigError as error:
             self._refuse(ask, str(error))
             return
-        generation = max(self._configs) + 1
         count = self._count(config)
-        then_count = count if count != self._count(self._config) else 0
+        then_count = count if count != (before or self._count(self._config)) else 0
         if problem := self._begin(_Wish(ask, is_upgrade, then_count)):
             self._refuse(ask, problem)
             return
-        self._configs[generation] = config
+        self._newest += 1
+        self._configs[self._newest] = config
         systemd.reloading(self._systemd, now())
         self._answer(ask, f"the configuration is good: {config.where}", done=False)
-        self._fleet.receive(Reload(generation, config.options), now())
+        self._fleet.receive(Reload(self._newest, config.options), now())
 
     def _scale(self, ask: str, count: int) -> None:
         most = self._config.options.workers.most
@@ -278,8 +295,13 @@ class Daemon:
         if problem := self._begin(_Wish(ask, is_upgrade=True)):
             self._refuse(ask, problem)
             return
-        words = self._program.words
-        self._asking = (Asking(words, now() + ASKING_SECONDS), ask)
+        try:
+            asking = Asking(self._program.words, self._handed(ask), now() + ASKING_SECONDS)
+        except OSError as error:
+            self._wish = None
+            self._refuse(ask, f"the installed flowcatd cannot be asked: {error.strerror}")
+            return
+        self._asking = (asking, ask)
         self._answer(ask, "asking the installed flowcatd whether it would start", done=False)
 
     def _begin(self, wish: _Wish) -> str:
@@ -300,38 +322,56 @@ class Daemon:
         """The installed program said whether it would take over."""
         assert self._asking is not None
         (asking, ask), self._asking = self._asking, None
-        self._wish = None
         said = asking.said()
-        if not well:
+        if well:
+            self._successor = ask
+            self._answer(ask, f"becoming {said}", done=False)
+        else:
+            self._wish = None
             self._refuse(ask, f"the installed flowcatd would not start: {said}")
+
+    def _become(self, ask: str) -> None:
+        """Become what is installed now; nothing that was told before may be lost on the way."""
+        if news := self._holdings.children.hush():
+            self._holdings.children.listen()
+            for each in news:
+                self._tell(each)
+            self._second.pulse_at = now()
             return
-        self._answer(ask, f"becoming {said}", done=False)
+        self._successor = self._wish = None
         try:
-            become(self._hand_over(ask), self._program.words)
-        except LocalError:  # a worker is just being replaced, or the daemon ends meanwhile
+            self._fleet.save()  # raises unless the fleet is at rest
+            handed = self._handed(ask)
+            log.info("fleet.upgraded", pid=os.getpid())
+            become(handed, self._program.words)
+        except LocalError:  # the daemon ends meanwhile
             self._refuse(ask, "the fleet is busy; try again")
         except OSError as error:
             self._refuse(ask, f"exec failed: {error.strerror}")
+        finally:
+            self._holdings.children.listen()
 
-    def _hand_over(self, ask: str) -> Handed:
-        log.info("fleet.upgraded", pid=os.getpid())
+    def _handed(self, ask: str) -> Handed:
         return Handed(
             kept=self._holdings.save(),
-            lives=self._fleet.save(),
+            lives=self._fleet.lines(),
             generation=self._fleet.generation,
             restarts=self._fleet.restarts,
             begun=self._program.begun,
             ask=ask,
             switchboard=(self._exchange.pid, self._exchange.line()),
+            fixed=fixed(self._config),
+            count=self._count(self._config),
         )
 
     def _restore(self, config: Config, handed: Handed) -> Fleet:
         options = config.options
         fleet = Fleet.restore(handed.lives, handed.generation, options, now())
         fleet.restarts = handed.restarts
-        self._holdings.seats.adopt(life.pid for life in handed.lives)
+        self._holdings.seats.adopt()
+        self._newest = max(life.generation for life in handed.lives)
         self._fleet = fleet
-        self._reload(handed.ask, is_upgrade=True)
+        self._reload(handed.ask, is_upgrade=True, before=handed.count)
         return fleet
 
     # --- acting -----------------------------------------------------------------------------------
@@ -357,17 +397,20 @@ class Daemon:
             case Progress(text):
                 log.info("fleet.progressed", what=text)
                 self._answer(self._wish.ask if self._wish else "", text, done=False)
-            case GiveUp():
+            case GiveUp(reason):
                 self._ending = "stop"
-                report(action, self._systemd)
-            case Stopped(slot) if self._ending:
-                # Nobody will accept there any more: better refused at once than left waiting.
-                self._holdings.unlist(slot)
-                self._holdings.close_doors(slot)
-                report(action, self._systemd)
+                self._say_stopping(reason, drains=True)
+                report(action)
             case _:
-                report(action, self._systemd)
+                self._gone(action)
         self._second.pulse_at = min(self._second.pulse_at, now() + 0.05)
+
+    def _gone(self, action: Started | Lost | Gone | Stopped | Finished) -> None:
+        report(action)
+        if isinstance(action, Stopped) and self._ending:
+            # Nobody will accept there any more: better refused at once than left waiting.
+            self._holdings.unlist(action.slot)
+            self._holdings.close_doors(action.slot)
 
     def _reloaded(self, generation: int, problem: str) -> None:
         self._last_reload = problem or "done"
@@ -375,12 +418,15 @@ class Daemon:
             log.error("fleet.reload_failed", why=problem)
             self._over(problem, ok=False)
         else:
-            for old in [each for each in self._configs if each < generation]:
-                del self._configs[old]
             configure_log(self._config.options.log, slot=None)
             log.info("fleet.reloaded", generation=generation)
             self._over(f"all workers run the new configuration (generation {generation})", ok=True)
-        systemd.ready(self._systemd, f"{self._fleet.wanted} workers serve", pid=os.getpid())
+        # Also after a failure: some slots may have been replaced, and stay so.
+        used = self._fleet.generations
+        self._configs = {each: self._configs[each] for each in self._configs if each in used}
+        self._forking.keep(used)
+        if not self._ending:
+            systemd.ready(self._systemd, f"{self._fleet.wanted} workers serve", pid=os.getpid())
 
     def _over(self, text: str, *, ok: bool) -> None:
         """What an operator wished for is done, or failed; what the new settings want comes next."""
@@ -391,7 +437,7 @@ class Daemon:
             text = f"{text}; flowcatd {__version__}"
         self._answer(wish.ask, text, ok=ok)
         if wish.is_upgrade:
-            self._exchange.renew()
+            self._exchange.renew(now())
         if ok and wish.then_count and wish.then_count != self._fleet.wanted:
             self._scale("", wish.then_count)
 

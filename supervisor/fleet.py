@@ -235,6 +235,11 @@ class Fleet:
         return self._job is not None
 
     @property
+    def generations(self) -> set[int]:
+        """The configurations that somebody may yet be forked with, and the one in force."""
+        return {self.generation, *(life.fork_as for life in self._lives)}
+
+    @property
     def serves(self) -> bool:
         """Whether the start is over: all have served."""
         return self._reach is Reach.EVERYBODY

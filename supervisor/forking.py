@@ -7,7 +7,7 @@ the attempt is left; the fleet tries again later.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from flowcatd.environment import records_directory
@@ -23,8 +23,6 @@ Work = Callable[[WorkerPlan], int]
 """A worker's life in its child."""
 Prepare = Callable[[Config], Mapping[str, Any]]
 """Reads the agents of a configuration, once for all its workers."""
-GENERATIONS_KEPT = 2
-"""Of agents: while a reload runs, workers of the old one may be forked still."""
 
 log = get_logger()
 
@@ -44,18 +42,21 @@ class Forking:
         seats = self._holdings.seats
         seat = seats.take(slot, config.options.calls.per_worker, now())
         if seat is None:
-            log.error("fleet.fork_failed", worker=slot, why="no seat is free")
-            return ForkFailed(slot)
+            return _failed(slot, "no seat is free")
+        why = "no process or no descriptor is left"
         try:
             born = self._fork(config, slot, seat, generation)
         except (OSError, ConfigError) as error:
-            log.error("fleet.fork_failed", worker=slot, why=str(error))
-            born = ForkFailed(slot)
+            why, born = str(error), ForkFailed(slot)
         if isinstance(born, Forked):
             seats.seated(seat, born.pid)
-        else:
-            seats.free(seat)
-        return born
+            return born
+        seats.free(seat)
+        return _failed(slot, why)
+
+    def keep(self, generations: Collection[int]) -> None:
+        """Nobody will be forked of any other."""
+        self._agents = {each: self._agents[each] for each in self._agents if each in generations}
 
     def _fork(self, config: Config, slot: int, seat: int, generation: int) -> Forked | ForkFailed:
         doors = self._holdings.open_doors(slot)
@@ -91,7 +92,10 @@ class Forking:
     def _agents_of(self, config: Config, generation: int) -> Mapping[str, Any]:
         """Read before the fork, so that workers share their pages: 8 MB each otherwise."""
         if generation not in self._agents:
-            kept = sorted(self._agents)[-(GENERATIONS_KEPT - 1) :]
-            self._agents = {each: self._agents[each] for each in kept}
             self._agents[generation] = self._prepare(config)
         return self._agents[generation]
+
+
+def _failed(slot: int, why: str) -> ForkFailed:
+    log.error("fleet.fork_failed", worker=slot, why=why)
+    return ForkFailed(slot)

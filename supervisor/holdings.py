@@ -3,13 +3,16 @@
 The reserved address, a listening socket per slot, the load table, the pipe that tells children of our
 death, the runtime directory with its lock, and the socket of /metrics. Taken at the start in an order
 in which a failure leaves nothing behind, and handed on whole to a new program image by an upgrade:
-exec keeps the process, its children and those descriptors that are marked to stay (`save`, `restore`).
+exec keeps the process, its children and those descriptors that are marked to stay (`save`, `pass_on`,
+`restore`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +21,14 @@ import msgspec
 from flowcatd.environment import runtime_directories
 from flowcatd.options import Options
 from supervisor.doors import Doors, hold
-from supervisor.process import Children
+from supervisor.process import Children, now
 from supervisor.reserve import Reservation, probe_datagrams, reserve
 from supervisor.runtime import sweep, take_runtime
 from supervisor.seats import Seats
+
+
+PATIENCE_SECONDS = 3.0
+"""The switchboard of a daemon that was killed ends a second after it."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +41,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     sip_doors: dict[str, int]
     seats: int
     alive: tuple[int, int]
+    ready: dict[str, int]
+    """Pipes of workers that do not serve yet, to their pids."""
     metrics: int
     """-1 for none."""
     runtime: str
@@ -82,9 +91,9 @@ class Holdings:
             doors.close(slot)
 
     def save(self) -> Kept:
-        """Mark every descriptor to stay across exec, and say which is which."""
+        """Which descriptor is which."""
         sip = {} if self.sip_doors is None else self.sip_doors.descriptors()
-        kept = Kept(
+        return Kept(
             host=self.reservation.host,
             port=self.reservation.port,
             reservation=self.reservation.socket.fileno(),
@@ -92,13 +101,11 @@ class Holdings:
             sip_doors={str(slot): fd for slot, fd in sip.items()},
             seats=self.seats.descriptor,
             alive=self.children.alive,
+            ready={str(fd): pid for fd, pid in self.children.ready.items()},
             metrics=-1 if self.metrics is None else self.metrics.fileno(),
             runtime=str(self.runtime),
             lock=self.lock,
         )
-        for descriptor in _descriptors(kept):
-            os.set_inheritable(descriptor, True)
-        return kept
 
     def close(self) -> None:
         """Give everything back."""
@@ -108,7 +115,8 @@ class Holdings:
         self.reservation.close()
         if self.metrics is not None:
             self.metrics.close()
-        sweep(self.runtime)
+        with contextlib.suppress(OSError):  # somebody removed it
+            sweep(self.runtime)
         os.close(self.lock)
 
     def _all_doors(self) -> list[Doors]:
@@ -116,7 +124,33 @@ class Holdings:
 
 
 def take(options: Options) -> Holdings:
-    """Take everything; raises LinkRefused with the reason and a way out."""
+    """Take everything; raises LinkRefused with the reason and a way out.
+
+    What a daemon that was killed leaves behind lets go of our ports within a moment.
+    """
+    deadline = now() + (PATIENCE_SECONDS if _was_killed(options) else 0.0)
+    while True:
+        try:
+            return _take(options)
+        except LinkRefused:
+            if now() >= deadline:
+                raise
+        time.sleep(0.05)
+
+
+def _was_killed(options: Options) -> bool:
+    """Whether sockets lie where ours belong, and nobody holds the lock."""
+    runtime = runtime_directories(options.control.directory, options.server.port)[0]
+    try:
+        left = any(entry.is_socket() for entry in runtime.iterdir())
+        if left:
+            os.close(take_runtime(runtime))
+    except (OSError, LinkRefused):
+        return False
+    return left
+
+
+def _take(options: Options) -> Holdings:
     reservation = reserve(options.server.host, options.server.port)
     metrics = None
     try:
@@ -144,10 +178,15 @@ def take(options: Options) -> Holdings:
     )
 
 
+def pass_on(kept: Kept, *, stay: bool) -> None:
+    """Mark every descriptor to stay across exec, or to be closed by it."""
+    for descriptor in _descriptors(kept):
+        os.set_inheritable(descriptor, stay)
+
+
 def restore(kept: Kept, options: Options) -> Holdings:
     """Take over what a former program image of this process held."""
-    for descriptor in _descriptors(kept):
-        os.set_inheritable(descriptor, False)
+    pass_on(kept, stay=False)
     doors = Doors(kept.host, kept.port, socket.SOCK_STREAM)
     doors.adopt({int(slot): fd for slot, fd in kept.doors.items()})
     sip_doors = _sip_doors(options)
@@ -158,7 +197,7 @@ def restore(kept: Kept, options: Options) -> Holdings:
         doors=doors,
         sip_doors=sip_doors,
         seats=Seats(options.workers.most, kept.seats),
-        children=Children(kept.alive),
+        children=Children(kept.alive, {int(fd): pid for fd, pid in kept.ready.items()}),
         metrics=None if kept.metrics < 0 else socket.socket(fileno=kept.metrics),
         runtime=Path(kept.runtime),
         lock=kept.lock,
@@ -172,4 +211,5 @@ def _sip_doors(options: Options) -> Doors | None:
 
 def _descriptors(kept: Kept) -> list[int]:
     all_ = [kept.reservation, *kept.doors.values(), *kept.sip_doors.values(), kept.seats]
-    return [fd for fd in (*all_, *kept.alive, kept.metrics, kept.lock) if fd >= 0]
+    all_ += [*kept.alive, *map(int, kept.ready), kept.metrics, kept.lock]
+    return [fd for fd in all_ if fd >= 0]

@@ -33,7 +33,7 @@ from supervisor.exchange import Exchange
 from supervisor.holdings import Holdings, restore, take
 from supervisor.preload import preload
 from supervisor.process import age, now
-from supervisor.reload import read_again
+from supervisor.reload import changed, read_again
 from workers.plan import ExitCode, WorkerPlan
 
 
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to end; the result is the exit code."""
+    _hold_standard_streams()
     begun = now() - age()
     descriptor = upgrade_descriptor()
     config = open_config(args.config, args.overrides)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         print_problems(problems)
         return ExitCode.CONFIG
     if args.can_take_over is not None:
-        return _could_take_over(args.can_take_over)
+        return _could_take_over(config, args.can_take_over)
     handed = None if descriptor is None else upgrade.receive(descriptor)
     try:
         holdings = take(config.options) if handed is None else restore(handed.kept, config.options)
@@ -68,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
             holdings.children, partial(_switch, config, holdings), _switchboard_keeps(holdings)
         )
         if handed is not None:
-            pid, line = handed.switchboard
-            exchange.adopt(socket.socket(fileno=line), pid, now())
+            _adopt(exchange, *handed.switchboard)
         program = Program(
             work=_work,
             prepare=_prepare,
@@ -123,16 +123,43 @@ def _switchboard_keeps(holdings: Holdings) -> list[int]:
     return [] if holdings.metrics is None else [holdings.metrics.fileno()]
 
 
-def _could_take_over(version: int) -> int:
-    """Everything that a start needs was imported and read by now."""
+def _adopt(exchange: Exchange, pid: int, line: int) -> None:
+    if pid:
+        exchange.adopt(None if line < 0 else socket.socket(fileno=line), pid, now())
+
+
+def _could_take_over(config: Config, version: int) -> int:
+    """Everything that a start needs was imported and read by now; the state is shown on stdin."""
     if version != upgrade.VERSION:
         sys.stdout.write(
             f"flowcatd {flowcatd.__version__} cannot take over from the one that runs: restart it\n"
         )
         return ExitCode.CONFIG
+    if problems := changed(config, upgrade.read_state(os.dup(0)).fixed):
+        sys.stdout.write("; ".join(problems) + "\n")
+        return ExitCode.CONFIG
     preload()
     sys.stdout.write(f"flowcatd {flowcatd.__version__}\n")
     return ExitCode.OK
+
+
+def _hold_standard_streams() -> None:
+    """Started without one of them, the next file that is opened would be taken for it."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _fill(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _fill(descriptor: int) -> None:
+    """Let it lead nowhere."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    if nothing != descriptor:
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
 
 
 def _words(args: argparse.Namespace) -> list[str]:
@@ -167,6 +194,11 @@ def _say_ready(
         render_json(reached) if as_json else render_text(reached, coloured=wants_colour(sys.stdout))
     )
     # Whoever started us may have stopped reading; the calls do not depend on it.
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
+    except OSError:
+        # What could not be written would be tried again at each flush, up to the last.
+        _fill(1)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()

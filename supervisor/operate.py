@@ -275,7 +275,8 @@ def _look_on(operator: Operator, question: Ask) -> Code:
             case AskReload() | AskUpgrade() if failed and fleet.state == "serving":
                 return _result(Answer(id="", text=fleet.last_reload, ok=False))
         if fleet.state == "serving" and not report.troubles(fleet):
-            return _result(Answer(id="", text=f"done: {fleet.slots} workers serve"))
+            workers = "1 worker serves" if fleet.slots == 1 else f"{fleet.slots} workers serve"
+            return _result(Answer(id="", text=f"done: {workers}"))
     return _fail(Code.NOBODY, "flowcatd went away and did not come back")
 
 
@@ -287,8 +288,10 @@ def _see_it_end(operator: Operator) -> Code:
         pid = fleet.pid
         calls = sum(line.calls for line in fleet.workers)
         text = "1 call is up" if calls == 1 else f"{calls} calls are up"
+        workers = len(fleet.workers)
+        text += ", 1 worker" if workers == 1 else f", {workers} workers"
         if text != last:
-            _line(f"{text}, {len(fleet.workers)} workers")
+            _line(text)
         last = text
     if operator.where.endpoint.startswith("ipc://") and not _is_gone_soon(pid):
         return _fail(Code.WRONG, f"flowcatd answers no more, and its process {pid} is still there")

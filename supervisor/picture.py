@@ -27,6 +27,7 @@ MOST_SEATS = 1024
 SILENT_SECONDS = 3.5
 """Snapshots come once a second; this long without one, and what it said is no longer shown."""
 _MOST_EVENTS = 50
+_TELLING = frozenset({"ready", "retiring", "draining"})
 _MS = 1000.0
 
 
@@ -90,10 +91,10 @@ class Gathering:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every worker that serves has been heard twice, so that rates are known."""
+        """Whether every worker that may have calls has been heard twice, so that rates are known."""
         if self.fleet is None:
             return False
-        seats = [line.seat for line in self.fleet.workers if line.state == "ready"]
+        seats = [line.seat for line in self.fleet.workers if line.state in _TELLING]
         series = [self._series.get(seat) for seat in seats]
         return all(one is not None and one.before is not None for one in series)
 

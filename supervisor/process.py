@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +32,8 @@ HEARD = frozenset(
     {signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 )
 """The signals that arrive as `Told` (SIGCHLD: as `Exited`)."""
+KILL_SECONDS = 1.0
+"""What the kernel gets to end a process that was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,11 @@ Run = Callable[[int, int], int]
 class Children:
     """The processes of this supervisor; one per program, because signals are the program's."""
 
-    def __init__(self, alive: tuple[int, int] | None = None) -> None:
-        """`alive` is the pipe of a former program image, whose workers watch it."""
-        self._ready: dict[int, int] = {}
+    def __init__(
+        self, alive: tuple[int, int] | None = None, ready: Mapping[int, int] | None = None
+    ) -> None:
+        """A former program image left `alive`, which its workers watch, and `ready` (see there)."""
+        self._ready = dict(ready or {})
         """Read end of a worker's ready pipe to its pid."""
         self._watched: set[int] = set()
         self._alive_read, self._alive_write = alive or os.pipe()
@@ -68,6 +72,15 @@ class Children:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in HEARD:
             signal.signal(number, _enqueued)
+        # Whoever ended while one program image followed another is found at the first look.
+        os.write(self._wake_write, bytes([signal.SIGCHLD]))
+        # exec(2) keeps the mask, and whoever started us may have left us one.
+        self.listen()
+
+    @property
+    def ready(self) -> dict[int, int]:
+        """Read ends of the pipes of workers that do not serve yet, to their pids."""
+        return dict(self._ready)
 
     @property
     def alive(self) -> tuple[int, int]:
@@ -90,8 +103,9 @@ class Children:
             ready_read, ready_write = os.pipe()
         except OSError:  # no descriptor left
             return ForkFailed(slot)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             pid = os.fork()
@@ -111,6 +125,28 @@ class Children:
         """Signal a child; one that is gone already is no news."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+    def hush(self) -> list[News]:
+        """Let signals wait in the kernel; returns what had come before."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        return self.wait(0.0)
+
+    def listen(self) -> None:
+        """Hear signals."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+    def see_off(self, pid: int, within: float) -> None:
+        """Wait for the end of a child that was told; kill it when it takes longer than `within`."""
+        for seconds in (within, KILL_SECONDS):
+            deadline = now() + seconds
+            while now() < deadline:
+                try:
+                    if os.waitpid(pid, os.WNOHANG)[0]:
+                        return
+                except ChildProcessError:
+                    return
+                time.sleep(0.01)
+            self.send(pid, signal.SIGKILL)
 
     def wait(self, seconds: float | None) -> list[News]:
         """What happened, at the latest after `seconds`: who is ready, who is gone, what we were told."""

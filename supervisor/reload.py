@@ -7,9 +7,11 @@ rest takes effect worker by worker, as each is replaced.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flowcatd.errors import ConfigError
+from flowcatd.options import Secret
 from supervisor.check import check_files
 from supervisor.config import Config, open_config
 
@@ -26,13 +28,12 @@ PROBLEMS_SHOWN = 5
 
 def read_again(file: Path | None, overrides: list[str], old: Config) -> Config:
     """The configuration as it is now; raises ConfigError with every reason why not to take it."""
-    new = open_config(file, overrides)
-    problems = [str(problem) for problem in check_files(new)]
-    problems += [
-        f"{new.where}: {key}: cannot change while the daemon runs; restart it"
-        for key in FIXED
-        if _value(new, key) != _value(old, key)
-    ]
+    try:
+        new = open_config(file, overrides)
+        problems = [str(problem) for problem in check_files(new)]
+    except OSError as error:
+        raise ConfigError(str(error.filename), f"cannot be read: {error.strerror}") from error
+    problems += changed(new, fixed(old))
     if problems:
         shown = "; ".join(problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
@@ -40,6 +41,21 @@ def read_again(file: Path | None, overrides: list[str], old: Config) -> Config:
     return new
 
 
-def _value(config: Config, key: str) -> object:
+def fixed(config: Config) -> dict[str, str]:
+    """The settings that stay, with their values; for secrets, where they are kept."""
+    return {key: _value(config, key) for key in FIXED}
+
+
+def changed(new: Config, before: Mapping[str, str]) -> list[str]:
+    """What is wrong with taking this configuration where `fixed` was `before`."""
+    return [
+        f"{new.where}: {key}: cannot change while the daemon runs; restart it"
+        for key, value in fixed(new).items()
+        if before.get(key, value) != value
+    ]
+
+
+def _value(config: Config, key: str) -> str:
     section, _, name = key.partition(".")
-    return getattr(getattr(config.options, section), name)
+    value = getattr(getattr(config.options, section), name)
+    return value.reference if isinstance(value, Secret) else repr(value)

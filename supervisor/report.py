@@ -30,6 +30,7 @@ STATE_STYLES = {
 }
 """Every other state is on its way from one to another, and yellow."""
 _TAKES_CALLS = "ready"
+_REPLACED = "retiring"
 _LEAVING = frozenset({"draining", "stopping"})
 """States of the fleet in which a slot without a worker is as it should be."""
 
@@ -230,7 +231,7 @@ def _unfilled(fleet: Fleet) -> list[Trouble]:
         found.append(
             Trouble(
                 f"slot {slot} serves nobody: {known or 'it has no process'}",
-                "it should pass within seconds; if not, the log says why (worker.exited)",
+                "it should pass within seconds; if not, the log says why (worker.lost, worker.failed)",
             )
         )
     return found
@@ -241,19 +242,18 @@ def notes(fleet: Fleet, installed: str) -> list[str]:
     found = []
     if fleet.restarts:
         were = "worker was" if fleet.restarts == 1 else "workers were"
-        found.append(f"{fleet.restarts} {were} lost unasked since the start; the log says why")
+        found.append(
+            f"{fleet.restarts} {were} lost unasked since the start; the log says why (worker.lost)"
+        )
     if fleet.version != installed:
         found.append(
             f"flowcatd {installed} is installed and {fleet.version} is running; "
             "`flowcatd upgrade` brings the installed one up"
         )
-    old = sum(
-        line.calls
-        for line in fleet.workers
-        if line.generation < fleet.generation and line.state != _TAKES_CALLS
-    )
+    old = sum(line.calls for line in fleet.workers if line.state == _REPLACED)
     if old:
-        found.append(f"{old} calls finish on workers that were replaced")
+        calls = "1 call finishes" if old == 1 else f"{old} calls finish"
+        found.append(f"{calls} on workers that were replaced or taken away")
     return found
 
 
@@ -264,6 +264,7 @@ _CALLS = ("CALL", "RUN", "CARRIER", "AGENT", "SLOT", "STATE", "TIME", "TURNS", "
 _RIGHT = frozenset(
     {"SLOT", "PID", "CALLS", "LAG", "MEMORY", "UP", "GEN", "TIME", "TURNS", "RESUMED"}
 )
+_RELOADS = {"": "none since the start", "done": "done"}
 _RUN_COLUMNS = 24
 _NAME_COLUMNS = 20
 _BAR_COLUMNS = 12
@@ -328,7 +329,7 @@ def _status_head(fleet: Fleet) -> list[list[Cell]]:
         ("address", fleet.address),
         ("metrics", metrics or "not served here"),
         ("config", f"{fleet.config}, generation {fleet.generation}"),
-        ("reload", fleet.last_reload or "none since the start"),
+        ("reload", _RELOADS.get(fleet.last_reload, "failed, see below")),
         ("calls", f"{taken} up, {places} places" if places else f"{taken} up, no places"),
     )
     first = [
@@ -342,6 +343,8 @@ def _status_head(fleet: Fleet) -> list[list[Cell]]:
 
 def _worker_table(fleet: Fleet, memory: Mapping[int, int]) -> list[list[Cell]]:
     rows = []
+    # From another machine nobody's memory is known: the column is left out.
+    unknown = "-" if memory else ""
     for line in sorted(fleet.workers, key=lambda line: (line.slot, line.seconds)):
         late = "red" if line.shedding else ""
         rows.append(
@@ -352,7 +355,7 @@ def _worker_table(fleet: Fleet, memory: Mapping[int, int]) -> list[list[Cell]]:
                 Cell(places(line.calls, line.capacity)),
                 Cell(bar(line.calls, line.capacity, _BAR_COLUMNS)),
                 Cell(f"{line.lag_ms:.1f} ms", late),
-                Cell(size(memory[line.pid]) if line.pid in memory else "-"),
+                Cell(size(memory[line.pid]) if line.pid in memory else unknown),
                 Cell(duration(line.seconds)),
                 Cell(str(line.generation)),
             ]

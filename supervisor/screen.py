@@ -21,6 +21,8 @@ from supervisor.picture import SILENT_SECONDS, Figures, Picture
 from supervisor.report import Cell, bar, draw, duration, fit, places, size, state_style, words
 
 _EVENT_LINES = 6
+_EVENT_COLUMNS = 8
+_CALL_COLUMNS = 26  # a call id is as long
 _CHROME_LINES = 3  # the headline, the columns' titles, the keys
 
 # --- what the person chose -----------------------------------------------------------------------
@@ -302,26 +304,20 @@ def _second_line(picture: Picture) -> list[Cell]:
 
 def _event(event: CallEvent, at_utc: float) -> list[Cell]:
     """No word or number of a caller is in it: how it went, and which call."""
-    ago = duration(at_utc - event.at_utc)
-    styles = {"refused": "red", "resumed": "yellow"}
-    went = " ".join(
-        [event.event]
-        + ([event.reason] if event.reason else [])
-        + ([f"by {event.ended_by}"] if event.ended_by else [])
-    )
-    lasted = f"{duration(event.seconds)} {event.turns} turns" if event.event == "ended" else ""
-    facts = (
-        lasted,
-        event.run_id or event.call_id,
-        f"slot {event.slot}",
-        event.carrier,
-        event.agent,
-    )
-    return [
-        Cell(fit(ago, 6, right=True), "dim"),
-        Cell(f"  {went}  ", styles.get(event.event, "")),
-        Cell("  ".join(fact for fact in facts if fact), "dim"),
+    style = {"refused": "red", "resumed": "yellow"}.get(event.event, "")
+    line = [
+        Cell(fit(duration(at_utc - event.at_utc), 6, right=True), "dim"),
+        Cell("  " + fit(event.event, _EVENT_COLUMNS), style),
+        Cell("  " + fit(event.run_id or event.call_id, _CALL_COLUMNS)),
+        Cell(f"  slot {event.slot:<3} ", "dim"),
     ]
+    went = [words(event.reason)] if event.reason else []
+    if event.event == "ended":
+        went += [] if event.ended_by in event.reason else [f"by {event.ended_by}"]
+        turns = "1 turn" if event.turns == 1 else f"{event.turns} turns"
+        went += [duration(event.seconds), turns]
+    who = "  ".join(word for word in (event.carrier, event.agent) if word)
+    return [*line, Cell(", ".join(went) + "  " if went else "", style), Cell(who, "dim")]
 
 
 def _footer(view: View, rows: int, scroll: int, shown: int) -> list[Cell]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from pathlib import Path
 
 from workers.load import Load, LoadTable, Standing, table_bytes
 
@@ -64,10 +64,16 @@ class Seats:
         seat = self._of.get(pid)
         return None if seat is None else self.table.read(seat)
 
-    def adopt(self, pids: Iterable[int]) -> None:
-        """Find the seats of workers of a former program image."""
-        wanted = set(pids)
-        self._of = {row.pid: row.seat for row in self.table if row.pid in wanted}
+    def adopt(self) -> None:
+        """Find the seats of a former program image's processes; who is not there any more has none.
+
+        Also those that were given up on and are not reaped yet.
+        """
+        for row in list(self.table):
+            if row.pid and Path(f"/proc/{row.pid}").exists():
+                self._of[row.pid] = row.seat
+            else:
+                self.table.row(row.seat).leave()
 
     def hung(self, now: float, within: float, every: float) -> list[int]:
         """Pids of serving workers that have not ticked for `within`; asked again after `every` seconds."""

@@ -160,6 +160,8 @@ class _Switchboard:
         """The control sockets' boundary: whatever is sent there, the others are answered."""
         # A message is one frame; anything else is as little understood as an empty one.
         data = frames[0] if len(frames) == 1 else b""
+        # A newborn's first question may come before it has read how the daemon is.
+        self._on_supervisor()
         try:
             self._routing.receive(identity, data, time.monotonic())
         except Exception as error:  # noqa: BLE001 one of the four boundaries

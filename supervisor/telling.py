@@ -15,7 +15,6 @@ from supervisor.fleet import Fleet
 from supervisor.holdings import Holdings
 from supervisor.orders import Finished, GiveUp, Gone, Lost, Started, Stopped
 from supervisor.process import now
-from supervisor.systemd import notify
 from workers.load import Standing
 
 LINES_MAX = 512
@@ -74,8 +73,8 @@ def _lines(fleet: Fleet, holdings: Holdings) -> list[WorkerLine]:
     return lines
 
 
-def report(action: Started | Lost | Gone | Stopped | GiveUp | Finished, systemd: str) -> None:
-    """What the fleet only wants told; `systemd` is the address of its notify socket."""
+def report(action: Started | Lost | Gone | Stopped | GiveUp | Finished) -> None:
+    """What the fleet only wants told."""
     match action:
         case Started(slot, pid, seconds):
             log.debug("worker.counted", worker=slot, pid=pid, seconds=round(seconds, 3))
@@ -87,7 +86,6 @@ def report(action: Started | Lost | Gone | Stopped | GiveUp | Finished, systemd:
             log.info("worker.reaped", worker=slot, pid=pid, how=how)
         case GiveUp(reason, code):
             log.error("fleet.given_up", reason=reason, code=code)
-            notify(systemd, "STOPPING=1", f"STATUS={reason}")
         case Finished(code):
             log.info("fleet.finished", code=code)
         case _:

@@ -149,7 +149,8 @@ class Feed:
             if passed > timeout:
                 raise LinkTimeout(
                     f"nothing is published at {self.gathering.where}; is flowcatd running? "
-                    "with another configuration or port give --config/--set or --connect"
+                    "with another configuration or port give --config/--set or --connect; "
+                    "over tcp it is control.metrics_tcp, with keys that the daemon knows"
                 )
             self.link.poll(100)
             self.take()

@@ -7,11 +7,12 @@ after an installation of another version, because everything a worker runs was i
 fork: a plain reload starts workers of the *old* program with the new settings.
 
 An exec cannot be undone. So the installed program is first asked, in a process of its own, whether it
-starts, likes the configuration and understands this version of `Handed` (`serve --can-take-over`).
+starts, likes the configuration and understands a `Handed` that it is shown (`serve --can-take-over`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,10 +23,10 @@ from typing import IO, NoReturn
 
 import msgspec
 
+from flowcatd.control import encode
 from flowcatd.environment import UPGRADE, with_variable
 from flowcatd.errors import ConfigError
-from supervisor.exchange import encode_state
-from supervisor.holdings import Kept
+from supervisor.holdings import Kept, pass_on
 from supervisor.lives import LifeLine
 
 VERSION = 1
@@ -48,25 +49,40 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     ask: str
     """The operator's id, to be answered when all is done; empty for a signal."""
     switchboard: tuple[int, int]
-    """Its pid, and our end of the line to it."""
+    """Its pid, and our end of the line to it; 0 and -1 for none."""
+    fixed: dict[str, str]
+    """Settings that cannot change (`reload.fixed`), with their values."""
+    count: int
+    """How many workers the settings in force want."""
 
 
 class Asking:
     """The installed program, asked whether it would take over."""
 
-    def __init__(self, words: Sequence[str], due: float) -> None:
-        """`words` are the arguments after `serve`; the answer must come before `due`."""
+    def __init__(self, words: Sequence[str], handed: Handed, due: float) -> None:
+        """`words` are the arguments after `serve`; the answer must come before `due`.
+
+        It is shown `handed` on its standard input. OSError when it cannot be asked.
+        """
         command = [*_program(), "serve", "--can-take-over", str(VERSION), *words]
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 closed by `said`
-        self._process = subprocess.Popen(  # noqa: S603 our own program, as it was started
-            command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT
-        )
+        shown = _encode_state(handed)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 our own program, as it was started
+                command, stdin=shown, stdout=self._said, stderr=subprocess.STDOUT
+            )
+        except OSError:
+            self._said.close()
+            raise
+        finally:
+            os.close(shown)
         self.pid = self._process.pid
         self.due = due
 
     def overdue(self) -> None:
         """It takes too long: end it; the reaper tells."""
-        os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def said(self) -> str:
         """The last line it wrote, for the operator."""
@@ -78,33 +94,60 @@ class Asking:
 
 
 def become(handed: Handed, words: Sequence[str]) -> NoReturn:
-    """Become the installed program; OSError when the system refuses."""
-    descriptor = encode_state(handed)
-    os.set_inheritable(handed.switchboard[1], True)
-    # What is told us meanwhile waits until the new program listens.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    signal.set_wakeup_fd(-1)
+    """Become the installed program; OSError when the system refuses, and all is as before.
+
+    Signals are blocked by now (`Children.hush`), so what is told us meanwhile waits in the kernel
+    until the new program listens.
+    """
+    descriptor = _encode_state(handed)
     try:
+        os.set_inheritable(descriptor, True)
+        _pass_on(handed, stay=True)
         program = [*_program(), "serve", *words]
         os.execve(sys.executable, program, with_variable(UPGRADE, str(descriptor)))  # noqa: S606
+    except OSError:
+        _pass_on(handed, stay=False)
+        raise
     finally:
         os.close(descriptor)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
     raise AssertionError("exec returned")
 
 
 def receive(descriptor: int) -> Handed:
     """What the former program image left; raises ConfigError when it cannot be understood."""
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read()
+    handed = read_state(descriptor)
+    _pass_on(handed, stay=False)
+    return handed
+
+
+def read_state(descriptor: int) -> Handed:
+    """The state that lies behind a descriptor; raises ConfigError when it cannot be understood."""
     try:
-        handed = msgspec.json.decode(data, type=Handed)
-    except msgspec.DecodeError as error:
+        with os.fdopen(descriptor, "rb") as file:
+            handed = msgspec.json.decode(file.read(), type=Handed)
+    except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(
             "upgrade", f"the former program's state is not understood: {error}"
         ) from error
-    os.set_inheritable(handed.switchboard[1], False)
+    if handed.version != VERSION:
+        raise ConfigError(
+            "upgrade", f"the former program's state has version {handed.version}, not {VERSION}"
+        )
     return handed
+
+
+def _pass_on(handed: Handed, *, stay: bool) -> None:
+    pass_on(handed.kept, stay=stay)
+    if handed.switchboard[1] >= 0:
+        os.set_inheritable(handed.switchboard[1], stay)
+
+
+def _encode_state(handed: Handed) -> int:
+    """A memfd with the state as JSON."""
+    descriptor = os.memfd_create("flowcatd-upgrade")
+    os.write(descriptor, encode(handed))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _program() -> list[str]:

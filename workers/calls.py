@@ -25,8 +25,9 @@ from flowcatd.record import Outcome, Reason
 from workers.load import LoadRow, LoadTable, Standing
 from workers.steer import refusal, room
 
-PROMISE_SECONDS = 10.0
-"""From a connection's request line to its call: the rest of its head, parsed and let in."""
+PROMISE_SECONDS = 2.0
+"""From a connection's head, all of which is there, to its call: parsed and let in. A worker that is
+later than that loses nothing: the place is asked for again."""
 
 _PROBLEMS = {
     "draining": "no new calls are taken",
@@ -122,6 +123,10 @@ class CallTable:
         """The connection became no call; nothing happens when it holds no promise."""
         if self._promises.pop(connection, None) is not None:
             self._give_back()
+
+    def is_promised(self, connection: Hashable) -> bool:
+        """Whether a place is kept for this connection, and it has not come for it yet."""
+        return connection in self._promises
 
     def expire(self, now: float) -> None:
         """Give back what was promised to connections that never came; `now` is monotonic seconds."""

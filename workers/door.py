@@ -121,9 +121,16 @@ class Door:
 
     def close(self) -> None:
         """As stop; and drop the connections that have not said what they want."""
+        for connection, _passed in self.surrender():
+            connection.close()
+
+    def surrender(self) -> list[tuple[socket.socket, tuple[int, ...]]]:
+        """As stop; and let go of the connections that have not said what they want.
+
+        They are the caller's now, each with the seats that could not take it.
+        """
         self.stop()
-        for head in list(self._heads.values()):
-            self._forget(head).close()
+        return [(self._forget(head), head.passed) for head in list(self._heads.values())]
 
     def take(self, connection: socket.socket, passed: tuple[int, ...]) -> None:
         """A fellow gives us this connection: it chose us."""

@@ -5,12 +5,15 @@
 
 A connection that Steering keeps for us holds a promised place; it is redeemed under the caller's
 address when the request has been parsed, or released when the connection ends before.
+
+Who retires serves nothing new: whatever would be served here, requests that are no calls included,
+goes to a fellow who serves, and so does at the end who has not yet said what it wants. Only what
+nobody takes is refused, or closed, here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import time
 from typing import Any
@@ -20,16 +23,20 @@ from aiohttp import web
 from flowcatd.log import get_logger
 from workers.calls import CallTable
 from workers.door import Door
-from workers.hand_over import HandOver, Receivers, Source
+from workers.hand_over import ACK_SECONDS, HandOver, Receivers, Source
 from workers.listeners import Doors
 from workers.plan import WorkerPlan
 from workers.sip_door import Refuser, Routes, SipDoor
-from workers.steer import Steering
+from workers.steer import Steering, choose
 
 log = get_logger()
 
 SHUTDOWN_SECONDS = 1.0
 """What HTTP requests get that are no calls, when the worker ends."""
+REDEEM_POLL_SECONDS = 0.02
+"""How often a connection that holds a promise is looked at, for calls.PROMISE_SECONDS at most."""
+PART_POLL_SECONDS = 0.01
+"""How often we look whether fellows have taken what we gave at the end."""
 
 
 class Entrance:
@@ -49,10 +56,12 @@ class Entrance:
         self._fellows: HandOver
         self._sip: SipDoor | None = None
         self._refuser: Refuser
+        self._bound = 1.0
+        self._retired = False
 
     async def open(self, bound: float) -> None:
         """Accept from now on; whose call it is, Steering decides."""
-        plan = self._plan
+        plan, self._bound = self._plan, bound
         await self._runner.setup()
         steering = Steering(plan.seat, plan.load, self._promise, bound, time.monotonic)
         listener = socket.socket(fileno=plan.door_fd)
@@ -69,6 +78,7 @@ class Entrance:
 
     def stop(self) -> None:
         """Take what waits at the door, route it, and accept nothing more; fellows still may give."""
+        self._retired = True
         self._door.stop()
         if self._sip is not None:
             self._sip.stop()
@@ -78,17 +88,39 @@ class Entrance:
         return self._fellows.given, self._fellows.taken, self._fellows.failed
 
     async def close(self) -> None:
-        """Let nobody in, and end what HTTP is left."""
-        self._door.close()
+        """Let nobody in, give away who has not been served, and end what HTTP is left."""
+        self.stop()
+        await self._part()
         if self._sip is not None:
             self._sip.close()
         self._fellows.close()
-        await asyncio.sleep(
-            0
-        )  # what fellows did not take was returned, and is refused or served here
+        await asyncio.sleep(0)  # what fellows did not take is returned by the loop
+        self._door.close()
         for task in list(self._arriving):
             task.cancel()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
         await self._runner.cleanup()
+
+    async def _part(self) -> None:
+        """Give the connections that wait here to fellows; what is given is taken, or late."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + 2 * ACK_SECONDS
+        while True:
+            for connection, passed in self._door.surrender():
+                if not self._give_away(connection, passed):
+                    connection.close()
+            if not len(self._fellows) or clock() > deadline:
+                return
+            await asyncio.sleep(PART_POLL_SECONDS)
+
+    def _give_away(self, connection: socket.socket, passed: tuple[int, ...]) -> bool:
+        """Whether some fellow who serves gets it, whatever it wants."""
+        plan = self._plan
+        tried = (*passed, plan.seat)
+        seat = choose(b"", plan.load, bound=self._bound, now=time.monotonic(), passed=tried)
+        if seat is not None:
+            self._fellows.give(seat, connection, tried)
+        return seat is not None
 
     def _open_sip(self, descriptor: int, bound: float) -> SipDoor:
         """Until calls come in over SIP, whoever tries is told when to try again."""
@@ -105,7 +137,10 @@ class Entrance:
         self._door.take(connection, passed)
 
     def _returned(self, connection: socket.socket, passed: tuple[int, ...]) -> None:
-        self._door.route(connection, passed)
+        if not self._retired:
+            self._door.route(connection, passed)
+        elif not self._give_away(connection, passed):
+            self._serve_here(connection)
 
     def _datagram(self, data: bytes, source: Source) -> None:
         if self._sip is not None:
@@ -113,20 +148,41 @@ class Entrance:
 
     def _promise(self, connection: object) -> bool:
         assert isinstance(connection, socket.socket)
-        try:
-            return self._table.promise(connection.getpeername())
-        except OSError:  # it went away; serving it ends at once
-            return True
+        name = _name_of(connection)
+        return name is None or self._table.promise(name)  # serving one that is gone ends at once
 
     def _serve(self, connection: socket.socket) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect(connection))
+        if not (self._retired and self._give_away(connection, ())):
+            self._serve_here(connection)
+
+    def _serve_here(self, connection: socket.socket) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._connect(connection, _name_of(connection))
+        )
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    async def _connect(self, connection: socket.socket) -> None:
-        server = self._runner.server
+    async def _connect(self, connection: socket.socket, name: object) -> None:
+        """Let the HTTP server have it, and see that a promise to it does not outlive it."""
+        server, loop = self._runner.server, asyncio.get_running_loop()
         if server is None:
             connection.close()
+            self._table.release(name)
             return
-        with contextlib.suppress(OSError):  # it went away meanwhile; its promise expires
-            await asyncio.get_running_loop().connect_accepted_socket(server, connection)
+        try:
+            transport, _ = await loop.connect_accepted_socket(server, connection)
+            while self._table.is_promised(name) and not transport.is_closing():  # noqa: ASYNC110
+                await asyncio.sleep(REDEEM_POLL_SECONDS)
+        except OSError:  # it went away meanwhile
+            connection.close()
+        finally:
+            self._table.release(name)
+
+
+def _name_of(connection: socket.socket) -> object:
+    """The name under which the HTTP server knows this connection; None for one that is gone."""
+    try:
+        name: object = connection.getpeername()
+    except OSError:
+        return None
+    return name

@@ -8,7 +8,6 @@ the first beat of each second the figures are brought up to date. Nothing here i
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.collector import Collector
 from workers.lag import LagWatch
-from workers.leftovers import Leftovers, Remain, TaskRemain, descriptor_remain
+from workers.leftovers import Leftovers, Remain, TaskRemain
 from workers.load import LoadRow
 from workers.plan import WorkerPlan
 from workers.shed import Level, Shedding, Thing
@@ -93,14 +92,12 @@ class Household:
             )
         )
 
-    def ended(self, call: Call, wire: socket.socket | None) -> None:
+    def ended(self, call: Call, connection: Remain | None) -> None:
         """A call is over: in a few seconds nothing of it may be left."""
         remains: list[Remain | None] = [
             TaskRemain(name, task) for name, task in call.unfinished.items()
         ]
-        if wire is not None and wire.fileno() >= 0:
-            remains.append(descriptor_remain("socket", wire.fileno()))
-        self.leftovers.ended(call, call.id, remains)
+        self.leftovers.ended(call, call.id, [*remains, connection])
 
     def close(self) -> None:
         """Give the collector back and let go of descriptors."""

@@ -12,9 +12,9 @@ Everything that can be refused is refused before the handshake, as an HTTP answe
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
-import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -31,6 +31,7 @@ from flowcatd.settings import is_loopback
 from flowcatd.transports.carrier import CLOSE_SECONDS, CarrierSocket
 from workers.agents import Agent
 from workers.calls import CallTable, NoPlaceError
+from workers.leftovers import Remain, descriptor_remain
 from workers.parts import Parts
 from workers.plan import RUN_ID_LIMIT
 from workers.wiring import Wiring, identity_of
@@ -42,7 +43,7 @@ MESSAGE_LIMIT: Final = 128 * 1024
 
 Refused = Callable[[str], None]
 """Told of every connection that became no call, by a word of metrics.REFUSALS."""
-Ended = Callable[[Call, socket.socket | None], None]
+Ended = Callable[[Call, Remain | None], None]
 """Told of every call that is over, with what was its socket."""
 
 
@@ -125,6 +126,8 @@ class Doors:
         agent = self._agents.get(name)
         if agent is None:
             raise _http_error(404, f"no such agent{nearest(name[:40], self._agents)}")
+        if not web.WebSocketResponse().can_prepare(request):
+            raise _http_error(426, "this is a WebSocket: connect with Upgrade: websocket")
         return core, agent
 
     async def _serve(
@@ -133,8 +136,6 @@ class Doors:
         response = web.WebSocketResponse(
             timeout=CLOSE_SECONDS, max_msg_size=MESSAGE_LIMIT, compress=False, decode_text=False
         )
-        if not response.can_prepare(request):
-            return _refusal(426, "this is a WebSocket: connect with Upgrade: websocket")
         identity = identity_of(
             run_id=request.match_info["run_id"][:RUN_ID_LIMIT],
             carrier=core.row.name,
@@ -151,7 +152,11 @@ class Doors:
         carrier.notices = request.query.get("events") == "1" and is_loopback(request.remote or "")
         parts = self._wiring.open(carrier, agent, identity, found)
         log.info("call.started", call=identity.call_id, carrier=identity.carrier, agent=agent.name)
-        await self._live(parts, carrier)
+        remain = _descriptor_of(wire)
+        try:
+            await self._live(parts, carrier)
+        finally:
+            self._ended(parts.call, remain)
         return response
 
     async def _live(self, parts: Parts, carrier: CarrierSocket) -> None:
@@ -172,6 +177,12 @@ def _peer(request: web.Request) -> object:
     return None if request.transport is None else request.transport.get_extra_info("peername")
 
 
+def _descriptor_of(wire: asyncio.BaseTransport) -> Remain | None:
+    """Its connection's; asked while that is open, since the number is another's soon afterwards."""
+    held = wire.get_extra_info("socket")
+    return None if held is None else descriptor_remain("socket", held.fileno())
+
+
 def may_enter(remote: str, given: str, token: str) -> bool:
     """Whether a media connection is let in: from loopback always, from elsewhere with the token.
 
@@ -190,10 +201,11 @@ _ERRORS: Final[dict[int, type[web.HTTPException]]] = {
     400: web.HTTPBadRequest,
     403: web.HTTPForbidden,
     404: web.HTTPNotFound,
+    426: web.HTTPUpgradeRequired,
 }
 
 
 def _http_error(status: int, problem: str) -> web.HTTPException:
     log.info("connection.refused", status=status, why=problem)
-    body = web.json_response({"error": problem}).body
-    return _ERRORS[status](body=body, content_type="application/json")
+    text = web.json_response({"error": problem}).text
+    return _ERRORS[status](text=text, content_type="application/json")

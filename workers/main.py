@@ -18,7 +18,7 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import IntEnum
 
 import uvloop
@@ -116,7 +116,10 @@ class _Worker:
             ending.callback(store.close)
             ending.push_async_callback(disk.close, options.calls.end_seconds)
             ending.push_async_callback(_close, speech)
-            await speech.start()
+            if await self._unless_told(None, starting := asyncio.ensure_future(speech.start())):
+                log.info("worker.told", calls=0)
+                return self._exit_code()
+            starting.result()
             warm()
             uplink = self._open_uplink(household)
             ending.callback(uplink.close)
@@ -140,6 +143,9 @@ class _Worker:
             await self._until_over(entrance)
         household.close()
         log.info("worker.stopped", leaked=table.leaked)
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
         return ExitCode.PARENT_GONE if self._order is Order.ORPHAN else ExitCode.OK
 
     def _open_uplink(self, household: Household) -> Uplink:
@@ -201,9 +207,9 @@ class _Worker:
         await table.drained(calls.end_seconds + FINISH_SECONDS)
         return None
 
-    async def _unless_told(self, order: Order, waiting: object) -> Order | None:
-        """Wait, unless something more urgent than `order` is told."""
-        work = asyncio.ensure_future(waiting)  # type: ignore[call-overload]
+    async def _unless_told(self, order: Order | None, waiting: Awaitable[object]) -> Order | None:
+        """Wait, unless something more urgent than `order` is told; what raises is kept by `waiting`."""
+        work = asyncio.ensure_future(waiting)
         told = asyncio.ensure_future(self._next_order(order))
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
         more = told.result() if told.done() else None

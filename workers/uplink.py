@@ -121,8 +121,10 @@ class Uplink:
         self._send_published(f"call.{event.event}".encode(), encode(event))
 
     def close(self) -> None:
-        """Say no more; takes LINGER_MS at most, for what was said already."""
+        """Say the last figures and then no more; takes LINGER_MS at most, for what was said already."""
         self._timer.cancel()
+        if self.is_connected:  # else what the last second counted is lost for good
+            self._send_published(self._topic, self._snapshot())
         self._control.close(LINGER_MS)
         self._publish.close(LINGER_MS)
         self._context.destroy(LINGER_MS)

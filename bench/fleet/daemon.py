@@ -117,7 +117,9 @@ def daemon(config: str, settings: Mapping[str, object]) -> Iterator[Daemon]:
             assert running.stdout is not None
             if not running.stdout.readline():  # it says where it serves once it does
                 raise SystemExit((place / "log").read_text(encoding="utf-8"))
-            yield Daemon(port, metrics_port, place)
+            here = Daemon(port, metrics_port, place)
+            until(lambda: here.worker() != 0)
+            yield here
         finally:
             running.send_signal(signal.SIGINT)
             running.wait(START_SECONDS)

@@ -18,6 +18,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -27,9 +28,10 @@ from bench.fleet.idle import far_ends, noise
 FORK_KIB = 15 * 1024
 CALL_KIB = 60
 """What issue 3 promises."""
-SETTLE_SECONDS = {"echo": 14.0, "appointment": 26.0}
+SETTLE_SECONDS = {"echo": 14.0, "at_rest": 20.0}
 """Longer than the collector's period, and for the dialog agent than its prompt, and a recording's hold after it."""
 NOISE_DBFS = -50.0
+AGENTS = Path(__file__).with_name("agents")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,11 @@ CASES = {
         Case("echo", "twilio", NOISE_DBFS, recording=True),
         Case("echo", "twilio", NOISE_DBFS, recording=False),
         Case("echo", "raw", NOISE_DBFS, recording=True),
-        Case("appointment", "twilio", 0, recording=True),
-        Case("appointment", "twilio", NOISE_DBFS, recording=True),
-        Case("appointment", "twilio", NOISE_DBFS, recording=False),
-        Case("appointment", "raw", 0, recording=True),
-        Case("appointment", "raw", NOISE_DBFS, recording=True),
+        Case("at_rest", "twilio", 0, recording=True),
+        Case("at_rest", "twilio", NOISE_DBFS, recording=True),
+        Case("at_rest", "twilio", NOISE_DBFS, recording=False),
+        Case("at_rest", "raw", 0, recording=True),
+        Case("at_rest", "raw", NOISE_DBFS, recording=True),
     )
 }
 
@@ -104,6 +106,8 @@ def measure(case: Case, calls: Sequence[int]) -> Found:
     """One case with a daemon of its own."""
     settings = {
         "workers.count": 1,
+        "agents.directory": AGENTS,
+        "agents.default": "at_rest",
         "calls.per_worker": calls[-1],
         "records.recording": str(case.recording).lower(),
     }

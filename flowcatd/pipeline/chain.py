@@ -39,6 +39,17 @@ def forget(_frame: Frame) -> None:
     """Where frames go that nobody wants."""
 
 
+def _to_nobody(_type: type[Frame]) -> Route:
+    return forget
+
+
+class Nowhere(dict[type[Frame], Route]):
+    """Where every frame is forgotten: the entries of a row that was unlinked."""
+
+    def __missing__(self, frame_type: type[Frame]) -> Route:
+        return forget
+
+
 class Routes(dict[type[Frame], Route]):
     """One processor's next stops in one direction; resolves a type when it is first asked for."""
 
@@ -116,8 +127,8 @@ class Row:
         self._linking = linking
         self._exit_down, self._exit_up = ends
         self._tables: list[Routes] = []
-        self.entry_down = self._table(-1, downstream=True)
-        self.entry_up = self._table(len(self._stages), downstream=False)
+        self.entry_down: dict[type[Frame], Route] = self._table(-1, downstream=True)
+        self.entry_up: dict[type[Frame], Route] = self._table(len(self._stages), downstream=False)
         for index, stage in enumerate(self._stages):
             down_routes = self._table(index, downstream=True)
             up_routes = self._table(index, downstream=False)
@@ -138,6 +149,19 @@ class Row:
             if isinstance(stage, Parallel):
                 for row in stage.rows:
                     row.resolve()
+
+    def unlink(self) -> None:
+        """Let go of stages and routes, which lead back to each other; what is pushed is forgotten."""
+        for stage in self._stages:
+            if isinstance(stage, Parallel):
+                for row in stage.rows:
+                    row.unlink()
+        for table in self._tables:
+            table.clear()
+        self._tables.clear()
+        self._stages = ()
+        self.entry_down = self.entry_up = Nowhere()
+        self._exit_down = self._exit_up = _to_nobody
 
     def processors(self) -> Iterator[Processor]:
         """Every processor, branches included, from the head to the tail."""
@@ -221,6 +245,11 @@ class Chain:
     def processors(self) -> list[Processor]:
         """Every processor from the head to the tail."""
         return list(self._row.processors())
+
+    def unlink(self) -> None:
+        """The call is over and released: its parts go at once, and not at the next full collection."""
+        self._row.unlink()
+        self._linking.observers = ()
 
     def feed(self, frame: Frame) -> None:
         """A frame enters at the head."""

@@ -13,7 +13,6 @@ Pure: no task waits in here. The task that drains it sleeps on the event it was 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from flowcatd.errors import LocalError
@@ -31,8 +30,9 @@ class FrameQueue:
         """`limit` holds for each lane; `notify` is called after each put."""
         self._limit = limit
         self._notify = notify
-        self._system: deque[Frame] = deque()
-        self._ordered: deque[Frame] = deque()
+        # Lists, since few frames wait and mostly none: an empty deque takes 760 bytes.
+        self._system: list[Frame] = []
+        self._ordered: list[Frame] = []
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -53,8 +53,8 @@ class FrameQueue:
     def take(self) -> Frame | None:
         """The next frame, system first, or None."""
         if self._system:
-            return self._system.popleft()
-        return self._ordered.popleft() if self._ordered else None
+            return self._system.pop(0)
+        return self._ordered.pop(0) if self._ordered else None
 
     def interrupt(self, epoch: int) -> int:
         """Drop waiting data of epochs before this one; returns how many frames went."""
@@ -64,10 +64,10 @@ class FrameQueue:
             if not isinstance(frame, DataFrame) or frame.epoch >= epoch
         ]
         gone = len(self._ordered) - len(kept)
-        self._ordered = deque(kept)
+        self._ordered = kept
         return gone
 
-    def _make_room(self, lane: deque[Frame], kind: type[Frame]) -> Frame:
+    def _make_room(self, lane: list[Frame], kind: type[Frame]) -> Frame:
         for index, frame in enumerate(lane):
             if isinstance(frame, kind):
                 del lane[index]

@@ -66,7 +66,7 @@ class Hear(Processor):
         self._open = False
         self._start_ms = 0
         self._media_ms = 0
-        self._pending: deque[Ended] = deque()
+        self._pending: list[Ended] = []  # few; an empty deque takes 760 bytes
 
     def use(self, stt: SpeechToText | None) -> None:
         """The recogniser, which wants `on_event` as its callback; None hears nothing."""
@@ -92,7 +92,7 @@ class Hear(Processor):
         self._media_ms = frame.media_ms + PTIME_MS
         if self._open:
             self._hand_over(frame)
-        else:
+        elif self._stt is not None:
             self._ring.append(frame)
         self.push(frame)
 
@@ -152,7 +152,7 @@ class Hear(Processor):
 
     def _answered(self, text: str, confidence: float) -> None:
         if self._pending:
-            ended = self._pending.popleft()
+            ended = self._pending.pop(0)
             ended.deadline.cancel()
             start_ms, end_ms = ended.start_ms, ended.end_ms
         elif self._open:

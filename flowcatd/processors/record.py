@@ -2,10 +2,10 @@
 
 It stands behind playout: InputAudio is the caller, SentAudio the agent, PlayoutCleared takes back
 what the agent never got to say. `recording.py` decides where each sample stands; this room only
-brings it the frames and, every two seconds, the time, so that silence is recorded too and what is kept
+brings it the frames and, every second, the time, so that silence is recorded too and what is kept
 in memory does not grow with the call.
 
-Nothing is final before HOLD_MS have passed: a far end may report a clear as late as its lag and a
+What the agent says is not final before HOLD_MS have passed: a far end may report a clear as late as its lag and a
 lost mark allow (1.5 s each, `playout.py`). The media time is that of playout, counted from Start.
 
 A piece at another rate, or far outside its time, is left out, counted, and told once with Failure;
@@ -28,8 +28,8 @@ HOLD_MS = 4000
 AHEAD_MS = 120_000
 """How far ahead of being heard audio may come; a carrier that buffers is given whole lines."""
 
-TICK_SECONDS = 2.0
-"""How often finished blocks are handed on; two at once cost the loop little more than one."""
+TICK_SECONDS = 1.0
+"""How often what is final is handed on: 16 KB of an idle call's line noise, at most."""
 
 
 class Sink(Protocol):

@@ -174,6 +174,7 @@ class CarrierSocket:
         code = outcome.close_code or OUTCOME_CODES[outcome.reason]
         theirs = self._socket.close_code
         if theirs is not None:
+            self._forget()
             return theirs
         text = (outcome.error or outcome.reason.value).encode()[:120]  # RFC 6455 §5.5: 125 less 2
         try:
@@ -181,7 +182,12 @@ class CarrierSocket:
                 await self._socket.close(code=code, message=text)
         except TimeoutError:
             self._wire.abort()
+        self._forget()
         return code
+
+    def _forget(self) -> None:
+        """Let go of the call, which holds us."""
+        self._call = self._feed = None
 
     # --- private ----------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ def test_a_leg_agrees_with_a_cell_per_sample(operations: list[tuple[str, int, in
     window = 300
     leg = Leg(1000, window)
     sound: dict[int, bytes] = {}
-    base = refused = 0
+    base = refused = sounded = 0
     for serial, (what, where, count) in enumerate(operations):
         if what == "place":
             pcm = samples(serial * 100, count)
@@ -50,11 +50,12 @@ def test_a_leg_agrees_with_a_cell_per_sample(operations: list[tuple[str, int, in
                 else:
                     refused += 1
         elif what == "clear":
-            assert leg.clear(where) == max(0, base - where)
+            assert leg.clear(where) == max(0, sounded - where)
             sound = {n: value for n, value in sound.items() if n < max(where, base)}
         else:
             assert leg.take(where) == model_of(sound, base, where)
             base += where
+            sounded = max([sounded, *(n + 1 for n in sound if n < base)])
         assert leg.refused == refused
     assert leg.end == max([base, *(n + 1 for n in sound)])
     assert leg.take(window + 100) == model_of(sound, base, window + 100)
@@ -155,16 +156,82 @@ def test_what_the_agent_had_still_to_play_is_cut_at_the_end() -> None:
     assert b"".join(recording.finish(300)) == interleave(bytes(4800), b"\1\0" * 2400)
 
 
-def test_blocks_are_whole_seconds_older_than_the_hold() -> None:
-    """Nothing that may still be taken back is handed on; silence is."""
+def test_what_the_agent_says_is_held_back_until_it_can_no_longer_be_taken_back() -> None:
+    """From its first sound on nothing is handed on for the hold; what stands before it is."""
     recording = Recording(RATE, hold_ms=4000, ahead_ms=10_000)
-    recording.agent.put(0, b"\1\0" * 100)
-    assert recording.advance(4999) == []
-    assert recording.advance(6500) == [
-        interleave(bytes(2 * RATE), b"\1\0" * 100 + bytes(2 * (RATE - 100))),
-        bytes(4 * RATE),
-    ]
-    assert recording.seconds == 2.0
+    recording.caller.put(0, b"\5\0" * 5 * RATE)
+    recording.agent.put(500, b"\1\0" * 100)
+    assert recording.advance(4400) == [interleave(b"\5\0" * 4000, bytes(8000))]
+    assert recording.advance(4500) == []
+    (block,) = recording.advance(4640)
+    assert block == interleave(b"\5\0" * 800, b"\1\0" * 100 + bytes(1400))
+    # Nothing of the agent is left, so the caller's past is final to where the caller has come.
+    assert sum(map(len, recording.advance(5060))) == 4 * 44 * 800
+    assert recording.seconds == 5.0
+
+
+def test_a_silent_callers_time_is_not_final_before_the_hold() -> None:
+    """A connection that stalls may yet bring what belongs there; after the hold it is too late."""
+    recording = Recording(RATE, hold_ms=4000, ahead_ms=10_000)
+    recording.caller.put(0, b"\5\0" * RATE)
+    assert sum(map(len, recording.advance(3000))) == 4 * RATE
+    recording.caller.put(1000, b"\6\0" * RATE)
+    assert recording.advance(3000) == [interleave(b"\6\0" * RATE, bytes(2 * RATE))]
+    assert recording.advance(7000) == [bytes(4 * RATE)]
+    assert recording.caller.refused == 0
+
+
+def test_silence_is_one_object_for_all_calls() -> None:
+    """A call in which nobody speaks costs no block of its own."""
+    recordings = [Recording(RATE, hold_ms=4000, ahead_ms=10_000) for _ in range(2)]
+    for recording in recordings:
+        recording.caller.put(0, bytes(320))
+    blocks = [recording.advance(5000) for recording in recordings]
+    assert blocks[0][0] is blocks[1][0]
+    assert blocks[0] == [bytes(4 * RATE)]
+
+
+PIECES = st.lists(
+    st.tuples(
+        st.integers(0, 60), st.booleans(), st.booleans(), st.integers(-200, 600), st.booleans()
+    ),
+    max_size=80,
+)
+
+
+@given(PIECES)
+def test_handing_on_early_changes_no_sample(
+    steps: list[tuple[int, bool, bool, int, bool]],
+) -> None:
+    """A recording drained at every step is the one that was kept to the end, clears included."""
+    drained = Recording(1000, hold_ms=400, ahead_ms=1000)
+    kept = Recording(1000, hold_ms=1_000_000, ahead_ms=1_000_000)
+    blocks: list[bytes] = []
+    now = caller_ms = sent_ms = 0
+    for serial, (passed, speaks, says, back, clears) in enumerate(steps):
+        now += passed
+        stalled = passed > 50  # what the caller says now comes in one go later
+        if speaks and not stalled:
+            caller_ms = max(caller_ms, now - 300)
+            while caller_ms < now:
+                for recording in (drained, kept):
+                    recording.caller.put(caller_ms, samples(serial * 40, 20))
+                caller_ms += 20
+        if says:
+            sent_ms = max(sent_ms, now)
+            for recording in (drained, kept):
+                recording.agent.put(sent_ms, samples(serial * 77, 20))
+            sent_ms += 20
+        if clears:
+            heard = max(min(now - max(0, back), sent_ms), now - 400)
+            for recording in (drained, kept):
+                recording.agent.clear(heard)
+            sent_ms = min(sent_ms, heard)
+        blocks += drained.advance(now)
+    blocks += drained.finish(now)
+    whole = b"".join(kept.finish(now))
+    assert b"".join(blocks).ljust(len(whole), b"\0") == whole.ljust(len(b"".join(blocks)), b"\0")
+    assert drained.caller.refused == drained.agent.refused == 0
 
 
 def test_memory_is_bounded_when_the_clock_stands_still() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def nobody_noticed(seen: Traffic) -> None:
     assert (seen.cut, seen.wrong) == (0, 0)
 
 
+def figure(what: str, value: str) -> None:
+    """Shown by `pytest -s`."""
+    sys.stdout.write(f"\n  {what} {value}\n")
+
+
 async def slots_of(daemon: Daemon) -> dict[str, int]:
     """Run id to worker slot, as the daemon tells."""
     _, said = await operate(daemon, "calls", "--json")
@@ -70,6 +76,11 @@ async def test_a_killed_worker_costs_the_other_workers_calls_nothing_and_is_back
             back_after = loop.time() - killed_at
             before = others[0].heard
             await until(lambda: others[0].heard > before + 50, "a second of the others' echoes")
+    figure(
+        "killed worker: slot serves again after",
+        f"{back_after:.2f} s; worst gap of the other worker's calls "
+        f"{max(call.worst_gap_ms for call in others):.0f} ms",
+    )
     assert back_after < 1.0
     assert [call for call in others if call.wrong or call.heard != call.sent] == []
     assert max(call.worst_gap_ms for call in others) <= 40
@@ -89,6 +100,11 @@ async def test_ten_reloads_and_ten_resizes_under_load_are_noticed_by_nobody(tmp_
             code, said = await operate(daemon, "scale", str(1 + turn % 3))
             assert code == 0, said
         after = await slots_of(daemon)
+    figure(
+        "10 reloads and 10 resizes:",
+        f"{seen.short_done} short calls, {seen.total} frames of long ones, nothing refused or lost; "
+        f"worst gap {max(call.worst_gap_ms for call in seen.long):.0f} ms",
+    )
     nobody_noticed(seen)
     assert seen.short_done >= 100
     long = [name for name in before if name.startswith("long-")]

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from flowcatd.caller.address import DEFAULT
+from flowcatd.environment import runtime_directories
 from supervisor.banner import DEFAULT_URL, Reached, media_urls, render_json, render_text, url_of
 
 REACHED = Reached(
@@ -63,6 +64,20 @@ def test_colours_change_nothing_but_colour():
     for escape in ("\x1b[1m", "\x1b[2m", "\x1b[0m"):
         coloured = coloured.replace(escape, "")
     assert coloured == render_text(REACHED, coloured=False)
+
+
+@pytest.mark.parametrize(
+    ("control", "said"),
+    [
+        (f"ipc://{runtime_directories('', 6210)[0]}/control.sock", "flowcatd status\n"),
+        ("ipc:///run/flowcatd/control.sock", "flowcatd status\n"),
+        ("ipc:///elsewhere/control.sock", "status --connect ipc:///elsewhere/control.sock\n"),
+    ],
+)
+def test_the_operators_command_is_one_that_finds_this_daemon(control, said):
+    """Where nobody would look, it says where."""
+    text = render_text(dataclasses.replace(REACHED, control=control), coloured=False)
+    assert said in text
 
 
 def test_one_worker_is_singular_and_no_records_are_said():

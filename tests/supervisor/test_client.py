@@ -119,6 +119,30 @@ def test_a_daemon_on_a_free_port_is_found_when_there_is_only_one(directory):
     assert f"there is ipc://{first}/control.sock, ipc://{second}/control.sock" in told()
 
 
+@pytest.mark.parametrize(
+    "mistake", ["[calls]\nper_wroker = 3\n", "[workers]\ncount = 'two'\n", "[sevrer]\nhost = ''\n"]
+)
+def test_a_mistake_in_the_file_does_not_hide_the_daemon_that_runs(directory, mistake, capsys):
+    """Whoever has just spoiled it can still look, hang up and drain; the mistake is told."""
+    listen(directory / "control.sock")
+    file = directory / "flowcatd.toml"
+    file.write_text(f"[control]\ndirectory = '{directory}'\n{mistake}")
+    where = locate(arguments("--config", str(file)))
+    assert where == Where(f"ipc://{directory}/control.sock")
+    assert f"flowcatd: remark: {file}:" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_file_is_the_answer_when_nobody_is_found(directory):
+    """Then it may be the very reason."""
+    file = directory / "flowcatd.toml"
+    for text in ("[control]\ndirectory = 3\n", f"control.directory = '{directory}'\nserver = 1\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="flowcatd.toml"):
+            locate(arguments("--config", str(file)))
+    with pytest.raises(ConfigError, match="prot"):
+        locate(arguments("--config", str(file), "--set", "server.prot=3"))
+
+
 def test_nobody_there_says_where_was_looked_and_what_to_do(directory):
     """The likeliest mistakes are another configuration and another port."""
     with pytest.raises(LinkRefused) as told:
@@ -167,6 +191,15 @@ def test_a_socket_file_that_nobody_listens_on_is_told_as_nobody(directory):
     ):
         pass
     assert 0.5 < time.monotonic() - start < 3
+
+
+def test_a_socket_that_is_gone_is_not_told_as_somebody_elses(directory):
+    """A daemon that ended well leaves its directory, and takes the socket away."""
+    with (
+        pytest.raises(LinkRefused, match="is it running"),
+        Operator(Where(f"ipc://{directory}/control.sock")),
+    ):
+        pass
 
 
 def test_a_switchboard_that_comes_back_within_a_second_is_waited_for(directory):

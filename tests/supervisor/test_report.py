@@ -1,9 +1,12 @@
 """Facts about what status and calls look like: what is called wrong, and cells that keep their width."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcatd.log import EVENTS
 from supervisor import report
 from supervisor.report import bar, draw, duration, fit, plain, size, speakable, troubles
 from tests.supervisor.toy_switchboard import fleet, worker
@@ -49,6 +52,37 @@ def test_another_version_installed_is_noted():
     told = report.render_status(fleet(restarts=1), {}, "1.3.0", colour=False)
     assert "note:  flowcatd 1.3.0 is installed and 1.2.3 is running" in told
     assert "1 worker was lost unasked" in told
+
+
+def test_calls_on_workers_that_were_taken_away_are_noted_after_a_scale_too():
+    """A scale leaves the generation as it is; their calls go on all the same."""
+    leaving = [worker(0), worker(1, state="retiring", calls=1)]
+    told = report.render_status(fleet(leaving, slots=1), {}, "1.2.3", colour=False)
+    assert "note:  1 call finishes on workers that were replaced or taken away\n" in told
+
+
+def test_events_that_are_named_are_ones_that_are_logged():
+    """Whoever is sent to the log must find there what is named."""
+    ill = fleet([worker(0)], slots=2, restarts=1)
+    told = report.render_status(ill, {}, "1.2.3", colour=False)
+    named = set(re.findall(r"worker\.[a-z_]+", told))
+    assert named == {"worker.lost", "worker.failed"}
+    assert named <= {name for name, _ in EVENTS}
+
+
+def test_memory_has_a_column_only_where_it_is_known():
+    """On another machine a worker's process cannot be looked at."""
+    assert "MEMORY" not in report.render_status(fleet(), {}, "1.2.3", colour=False)
+    known = report.render_status(fleet(), {4_000_000: 2**20}, "1.2.3", colour=False)
+    assert "MEMORY" in known
+    assert " - " in known.splitlines()[-1]
+
+
+def test_a_failed_reload_is_told_once():
+    """Its reasons may be many lines long."""
+    told = report.render_status(fleet(last_reload="x:3: no"), {}, "1.2.3", colour=False)
+    assert "  reload   failed, see below\n" in told
+    assert told.count("x:3: no") == 1
 
 
 words = st.text(max_size=30)

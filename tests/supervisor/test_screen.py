@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_at_80_by_24_everything_important_is_shown():
     assert shown_slots(lines) == [0, 1]
     assert "500" in lines[3]
     assert lines[5].split()[0] == "all"
-    assert any("ended completed" in line for line in lines)
+    assert any(line.endswith("slot 0   completed, 0s, 0 turns") for line in lines)
     assert lines[-1].startswith("q quit")
 
 
@@ -156,3 +157,19 @@ def test_workers_are_shown_before_the_fleet_has_spoken():
     assert [row.slot for row in picture.rows] == [0, 1]
     first, second, *_ = render(picture, View(), 80, 24, colour=False)
     assert (first, second) == ("waiting for flowcatd at ipc://x", "")
+
+
+def test_what_happened_to_calls_stands_in_columns():
+    """When, what, which call; then how it went, in words."""
+    plain = CallEvent(event="ended", at_utc=98.0, slot=0, run_id="a", reason="caller_hung_up")
+    ended = msgspec.structs.replace(plain, ended_by="caller", seconds=75.0, turns=1)
+    timed = msgspec.structs.replace(ended, reason="too_long", ended_by="daemon", turns=12)
+    refused = CallEvent(event="refused", at_utc=88.0, slot=31, run_id="b" * 20, reason="full")
+    gathering = gathered(fleet(), ended, timed, refused)
+    lines = render(gathering.picture(0.0, 100.0), View(), 100, 30, colour=False)
+    shown = [line for line in lines if " slot " in line]
+    assert shown == [
+        "   12s  refused   bbbbbbbbbbbbbbbbbbbb        slot 31  full",
+        "    2s  ended     a                           slot 0   too long, by daemon, 1m15s, 12 turns",
+        "    2s  ended     a                           slot 0   caller hung up, 1m15s, 1 turn",
+    ]

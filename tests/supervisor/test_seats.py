@@ -38,12 +38,12 @@ def test_the_next_program_image_finds_everybody_in_their_seats():
     """Through the descriptor alone."""
     seats = Seats(2)
     seat = seats.take(1, 10, now=1.0)
-    seats.seated(seat, 4711)
+    seats.seated(seat, os.getpid())
     seats.table.row(seat).calls(3)
     again = Seats(2, seats.descriptor)
-    again.adopt([4711])
-    assert again.load_of(4711).calls == 3
-    assert again.load_of(4711).slot == 1
+    again.adopt()
+    assert again.load_of(os.getpid()).calls == 3
+    assert again.load_of(os.getpid()).slot == 1
 
 
 def serving(seats, pid, tick):
@@ -83,3 +83,17 @@ def test_a_worker_that_is_still_starting_has_not_to_tick():
     seats.seated(seat, 100)
     seats.hung(99.0, 5.0, 1.0)
     assert seats.hung(100.0, 5.0, 1.0) == []
+
+
+def test_who_ended_while_one_program_followed_another_leaves_the_seat_free():
+    """Nobody will reap it again: its row must not stay taken for ever."""
+    seats = Seats(1)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    seats.seated(seats.take(0, 10, now=1.0), pid)
+    seats.take(0, 10, now=1.0)  # and a seat whose process was never forked
+    again = Seats(1, seats.descriptor)
+    again.adopt()
+    assert list(again.table) == []

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from flowcatd.environment import SYSTEM_RUNTIME
 from flowcatd.options import Options
+from supervisor.client import CONTROL_SOCKET, Where, locate
 from supervisor.doors import BACKLOG
 from supervisor.install import TEMPLATE_BIN, USER
 from workers.load import ROWS_PER_SLOT
@@ -122,14 +124,24 @@ def test_every_command_is_of_the_same_installation():
     assert UNIT.count("/opt/") == len(commands)
 
 
-@pytest.mark.parametrize("line", ["ExecStart", "ExecReload"])
-def test_flowcatd_understands_what_systemd_says_to_it(line):
-    """The command line of the unit is one that the parser takes."""
-    from supervisor.cli import COMMANDS, _parse
+def test_flowcatd_understands_what_systemd_says_to_it():
+    """The command lines of the unit are ones that the parser takes."""
+    from supervisor.cli import _parse
 
-    words = only(line).split()[1:]
-    assert words[0] in COMMANDS
-    assert _parse(words).config == Path("/etc/flowcatd/flowcatd.toml")
+    serve, reload = (_parse(only(line).split()[1:]) for line in ("ExecStart", "ExecReload"))
+    assert (serve.command, serve.config) == ("serve", Path("/etc/flowcatd/flowcatd.toml"))
+    assert reload.command == "reload"
+
+
+def test_a_spoilt_configuration_is_refused_by_the_daemon_and_not_by_the_messenger():
+    """`systemctl reload` finds the socket without reading what it asks the daemon to read."""
+    from supervisor.cli import _parse
+
+    words = only("ExecReload").replace("%t", "/run").split()[1:]
+    assert "--config" not in words
+    endpoint = f"ipc://{SYSTEM_RUNTIME / CONTROL_SOCKET}"
+    assert locate(_parse(words)) == Where(endpoint)
+    assert Path("/run") / only("RuntimeDirectory") == SYSTEM_RUNTIME
 
 
 def test_the_user_is_the_one_that_is_made():

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import json
 import os
+import sys
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -280,8 +281,13 @@ async def test_nothing_of_an_ended_call_survives_a_collection(tmp_path: Path) ->
             assert [each() for each in living] == [None] * len(living)
 
 
+# CPython 3.12 keeps every interned string for ever, and its pathlib interns the parts of paths: the
+# names of a call's files. 3.11 and 3.13 do not.
+LEFT_BYTES = 800 if sys.version_info[:2] == (3, 12) else 200
+
+
 async def test_many_short_calls_leave_memory_as_it_was(tmp_path: Path) -> None:
-    """A hundred to warm up, then four hundred: less than 200 bytes stay of each."""
+    """A hundred to warm up, then four hundred: next to nothing stays of each."""
     async with bench(tmp_path) as made:
 
         async def some(count: int) -> int:
@@ -295,7 +301,7 @@ async def test_many_short_calls_leave_memory_as_it_was(tmp_path: Path) -> None:
         tracemalloc.start()
         try:
             before = await some(100)
-            assert await some(400) - before < 80_000
+            assert await some(400) - before < 400 * LEFT_BYTES
         finally:
             tracemalloc.stop()
 

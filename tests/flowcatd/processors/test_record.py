@@ -182,9 +182,35 @@ async def test_silence_is_handed_on_as_time_passes() -> None:
     call = Call()
     call.talk(0, 1000, caller=1)
     call.scope.pass_until(call.origin + 60)
-    assert 54 <= len(call.sink.blocks) <= 56
-    assert all(len(block) == 4 * RATE for block in call.sink.blocks)
+    assert 55 <= len(call.sink.blocks) <= 60
+    assert 56 * 4 * RATE <= sum(map(len, call.sink.blocks)) <= 57 * 4 * RATE
+    assert all(len(block) <= 4 * RATE for block in call.sink.blocks)
 
+
+async def test_a_caller_who_is_told_nothing_waits_no_longer_than_a_tick() -> None:
+    """While the agent is silent an idle call keeps a second of line noise, not the hold."""
+    call = Call()
+    call.talk(0, 1000, caller=1, agent=2)
+    most = 0
+    for at in range(1000, 30_000, 100):
+        call.talk(at, at + 100, caller=1)
+        if at > 7000:
+            most = max(most, len(call.recorder._recording.caller._pcm))
+    assert 0 < most <= 2 * RATE * 13 // 10
+    await call.recorder.close()
+    assert call.sink.leg(0) == [1] * 30 * RATE
+    assert call.sink.leg(1) == [2] * RATE + [0] * 29 * RATE
+
+
+async def test_the_agents_next_word_finds_its_place() -> None:
+    """What is said after a long silence stands where it was said, to the sample."""
+    call = Call()
+    call.talk(0, 10_000, caller=1)
+    call.talk(10_000, 11_000, caller=1, agent=2)
+    call.talk(11_000, 20_000, caller=1)
+    await call.recorder.close()
+    assert call.sink.leg(1) == [0] * 10 * RATE + [2] * RATE + [0] * 9 * RATE
+    assert call.recorder.refused == call.recorder.late_clears == 0
 
 async def test_memory_does_not_grow_with_the_call() -> None:
     """After ten minutes no more waits than after ten seconds."""

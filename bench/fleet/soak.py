@@ -1,0 +1,250 @@
+"""Ten thousand short calls: nothing of them may be left, and memory must lie flat.
+
+Run: `python -m bench.fleet.soak [--calls 10000] [--kept] [--json]`; `make soak` runs both kinds.
+
+A real daemon with two workers; calls of the echo agent over loopback, some at a time, each of which
+says stamped frames, hears every one of them again and hangs up. `--kept` writes recordings, records and
+journals, as a daemon does that is not being measured. At each fifth of the calls the daemon gets
+REST_SECONDS to itself, so that what is garbage is gone, and is looked at: memory and descriptors of
+each worker from outside, tasks and leftovers as it tells them.
+
+The exit status is 1 when anything is left: see `faults`. The first fifth is the warm-up, in which a
+worker's heap grows to what so many calls at a time need; flat means what is measured after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import aiohttp
+import msgspec
+
+from bench.fleet.daemon import Daemon, daemon, descriptors_of, memory_of, until
+
+STEPS = 5
+AT_ONCE = 24
+FRAMES = 10
+"""Fewer than playout's lead holds, so that all come back at once."""
+REST_SECONDS = 9.0
+"""Leftovers are asked for five seconds after a call's end, collections run two seconds apart."""
+TOLD_SECONDS = 15.0
+"""Tasks are counted every ten seconds, and told a second later."""
+CALL_SECONDS = 20.0
+SLOPE_KIB = 100.0
+"""Per worker and thousand calls; ten times less than one object of 1 KiB left by every call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The daemon at rest, after so many calls; lists have one figure per worker."""
+
+    calls: int
+    own: list[int]
+    rss: list[int]
+    descriptors: list[int]
+    tasks: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a soak found."""
+
+    kind: str
+    seconds: float
+    wrong: int
+    """Calls that did not hear what they had said."""
+    slopes: list[float]
+    """KiB a thousand calls, per worker, after the warm-up."""
+    looks: list[Look]
+    leaked: int
+    """Lines of the log that tell of something left."""
+    errors: int
+    """Other lines of the log at error."""
+    journals: int
+    """Calls that still stand in the journal."""
+    records: int
+
+
+def faults(report: Report) -> list[str]:
+    """What is not as it must be; nothing is right."""
+    first, last = report.looks[0], report.looks[-1]
+    checks = {
+        "calls did not hear what they said": report.wrong,
+        "things were left, by the metric": last.leftovers,
+        "things were left, by the log": report.leaked,
+        "errors are in the log": report.errors,
+        "journals of calls that are over": report.journals,
+        "descriptors more than before": sum(last.descriptors) - sum(first.descriptors),
+        "tasks more than before": last.tasks - first.tasks,
+        "calls left no record": (last.calls - report.records) if report.records >= 0 else 0,
+    }
+    found = [f"{number} {what}" for what, number in checks.items() if number > 0]
+    steep = [slope for slope in report.slopes if slope > SLOPE_KIB]
+    return found + [f"{slope:.0f} KiB a thousand calls" for slope in steep]
+
+
+def stamp(call: int, frame: int) -> bytes:
+    """160 bytes of mu-law that say whose they are; 0x7F and 0xFF, both zero, do not occur."""
+    value = call << 6 | frame
+    return bytes(((value >> shift) & 0x3F) | 0x80 for shift in (24, 18, 12, 6, 0)) * 32
+
+
+async def one_call(session: aiohttp.ClientSession, url: str, number: int) -> bool:
+    """Say it, hear it, hang up; whether all came back."""
+    said = b"".join(stamp(number, frame) for frame in range(FRAMES))
+    heard = bytearray()
+    async with asyncio.timeout(CALL_SECONDS), session.ws_connect(url) as socket:
+        for frame in range(FRAMES):
+            await socket.send_bytes(said[frame * 160 : frame * 160 + 160])
+        while len(heard) < len(said):
+            message = await socket.receive()
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                break
+            heard += message.data
+    return bytes(heard) == said
+
+
+async def many_calls(here: Daemon, first: int, most: int, told: Callable[[int], None]) -> int:
+    """Calls from number `first` to before `most`, AT_ONCE of them at a time; how many went wrong."""
+    numbers = iter(range(first, most))
+    wrong = 0
+
+    async def caller(session: aiohttp.ClientSession) -> None:
+        nonlocal wrong
+        for number in numbers:
+            path = here.media("raw", f"run{number}", encoding="mulaw", rate=8000, agent="echo")
+            try:
+                wrong += not await one_call(session, f"ws://127.0.0.1:{here.port}{path}", number)
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                wrong += 1
+            told(number)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(caller(session) for _ in range(AT_ONCE)))
+    return wrong
+
+
+def total(here: Daemon, name: str) -> int:
+    """A figure of /metrics, over all workers and labels."""
+    return int(sum(value for key, value in here.metrics().items() if key.split("{")[0] == name))
+
+
+def look(here: Daemon, workers: Sequence[int], calls: int) -> Look:
+    """As it is now."""
+    memories = [memory_of(pid) for pid in workers]
+    return Look(
+        calls=calls,
+        own=[memory.own for memory in memories],
+        rss=[memory.rss for memory in memories],
+        descriptors=[descriptors_of(pid) for pid in workers],
+        tasks=total(here, "flowcatd_tasks"),
+        leftovers=total(here, "flowcatd_calls_leftovers_total"),
+    )
+
+
+def slope(looks: Sequence[Look], worker: int) -> float:
+    """KiB of own memory a thousand calls, by least squares over all looks but the first two."""
+    points = [(each.calls / 1000, each.own[worker]) for each in looks[2:]]
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return round(sum((x - mean_x) * (y - mean_y) for x, y in points) / spread, 1)
+
+
+def soak(calls: int, *, kept: bool, rest: float = REST_SECONDS, show: bool = False) -> Report:
+    """Run it."""
+    settings: dict[str, object] = {"workers.count": 2, "calls.per_worker": 2 * AT_ONCE}
+    if kept:
+        for name in ("recording", "transcript", "record", "journal"):
+            settings[f"records.{name}"] = "true"
+    began = time.monotonic()
+    with daemon("conf/bench.toml", settings) as here:
+        until(lambda: len(here.log("worker.started")) == 2)
+        workers = [int(str(line["pid"])) for line in here.log("worker.started")]
+        until(lambda: total(here, "flowcatd_tasks") > 0)
+        time.sleep(rest / 4)
+        looks = [look(here, workers, 0)]
+        wrong = 0
+        bounds = [calls * step // STEPS for step in range(STEPS + 1)]
+        for first, most in zip(bounds, bounds[1:], strict=False):
+            wrong += asyncio.run(many_calls(here, first, most, _progress(calls, show=show)))
+            time.sleep(rest)
+            looks.append(look(here, workers, most))
+        before = looks[0]
+        until(lambda: total(here, "flowcatd_calls_live") == 0)
+        _settle(lambda: total(here, "flowcatd_tasks") <= before.tasks)
+        looks[-1] = look(here, workers, calls)
+        records = sum(
+            not path.name.endswith(".transcript.json") for path in here.records.glob("*.json")
+        )
+        left = [path for path in here.records.rglob("journal/**/*") if path.suffix == ".json"]
+        lines = here.log()
+    leaked = [line for line in lines if line["event"] == "call.leaked"]
+    errors = [line for line in lines if line["level"] == "error" and line not in leaked]
+    slopes = [slope(looks, worker) for worker in range(len(workers))]
+    return Report(
+        kind="kept" if kept else "bare",
+        seconds=round(time.monotonic() - began, 1),
+        wrong=wrong,
+        slopes=slopes,
+        looks=looks,
+        leaked=len(leaked),
+        errors=len(errors),
+        journals=len(left),
+        records=records if kept else -1,
+    )
+
+
+def _settle(condition: Callable[[], bool]) -> None:
+    """Wait for it as long as figures may be old; what never comes is for `faults` to tell."""
+    deadline = time.monotonic() + TOLD_SECONDS
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _progress(calls: int, *, show: bool) -> Callable[[int], None]:
+    done = count(1)
+
+    def told(number: int) -> None:
+        if show and next(done) % 50 == 0:
+            print(f"\r{number + 1:6} of {calls}", end="", file=sys.stderr, flush=True)
+
+    return told
+
+
+def page(report: Report) -> str:
+    """For people."""
+    lines = [f"Python {sys.version.split()[0]}, {report.kind}, {report.seconds:.0f} s; KiB"]
+    lines += [
+        f"{each.calls:6} calls: own {each.own}, rss {each.rss}, descriptors {each.descriptors}, "
+        f"tasks {each.tasks}, leftovers {each.leftovers}"
+        for each in report.looks
+    ]
+    lines += [f"slope after the warm-up: {report.slopes} KiB a thousand calls"]
+    lines += [f"FAULT: {fault}" for fault in faults(report)]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Soak, tell, and judge."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fleet.soak", description=__doc__)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--kept", action="store_true", help="write recordings, records, journals")
+    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    arguments = parser.parse_args()
+    report = soak(arguments.calls, kept=arguments.kept, show=sys.stderr.isatty())
+    print(msgspec.json.encode(report).decode() if arguments.json else page(report))
+    return 1 if faults(report) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The registered words of SIP: header names and their compact forms, status codes and their phrases.
+
+Data only, from the IANA registry of SIP parameters and RFC 3261 §21, RFC 3262, RFC 3323, RFC 3892,
+RFC 4028, RFC 4412, RFC 5079, RFC 8197, RFC 8688.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+COMPACT: Final = {
+    "a": "accept-contact",
+    "b": "referred-by",
+    "c": "content-type",
+    "d": "request-disposition",
+    "e": "content-encoding",
+    "f": "from",
+    "i": "call-id",
+    "j": "reject-contact",
+    "k": "supported",
+    "l": "content-length",
+    "m": "contact",
+    "o": "event",
+    "r": "refer-to",
+    "s": "subject",
+    "t": "to",
+    "u": "allow-events",
+    "v": "via",
+    "x": "session-expires",
+    "y": "identity",
+}
+
+SINGLE: Final = frozenset(
+    {
+        *("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type"),
+        *("expires", "min-expires", "session-expires", "min-se", "rseq", "rack", "event"),
+        *("refer-to", "replaces", "date", "content-disposition", "timestamp"),
+    }
+)
+"""Fields that have one value: twice is 400 (RFC 4475 §3.3.8)."""
+
+_SPELLED: Final = {
+    "call-id": "Call-ID",
+    "cseq": "CSeq",
+    "mime-version": "MIME-Version",
+    "min-se": "Min-SE",
+    "rack": "RAck",
+    "rseq": "RSeq",
+    "www-authenticate": "WWW-Authenticate",
+}
+
+_PHRASES: Final = """
+100 Trying
+180 Ringing
+181 Call Is Being Forwarded
+182 Queued
+183 Session Progress
+199 Early Dialog Terminated
+200 OK
+202 Accepted
+204 No Notification
+300 Multiple Choices
+301 Moved Permanently
+302 Moved Temporarily
+305 Use Proxy
+380 Alternative Service
+400 Bad Request
+401 Unauthorized
+402 Payment Required
+403 Forbidden
+404 Not Found
+405 Method Not Allowed
+406 Not Acceptable
+407 Proxy Authentication Required
+408 Request Timeout
+410 Gone
+412 Conditional Request Failed
+413 Request Entity Too Large
+414 Request-URI Too Long
+415 Unsupported Media Type
+416 Unsupported URI Scheme
+420 Bad Extension
+421 Extension Required
+422 Session Interval Too Small
+423 Interval Too Brief
+428 Use Identity Header
+429 Provide Referrer Identity
+433 Anonymity Disallowed
+436 Bad Identity-Info
+437 Unsupported Certificate
+438 Invalid Identity Header
+480 Temporarily Unavailable
+481 Call/Transaction Does Not Exist
+482 Loop Detected
+483 Too Many Hops
+484 Address Incomplete
+485 Ambiguous
+486 Busy Here
+487 Request Terminated
+488 Not Acceptable Here
+489 Bad Event
+491 Request Pending
+493 Undecipherable
+494 Security Agreement Required
+500 Server Internal Error
+501 Not Implemented
+502 Bad Gateway
+503 Service Unavailable
+504 Server Time-out
+505 Version Not Supported
+513 Message Too Large
+580 Precondition Failure
+600 Busy Everywhere
+603 Decline
+604 Does Not Exist Anywhere
+606 Not Acceptable
+607 Unwanted
+608 Rejected
+"""
+
+PHRASES: Final = {int(line[:3]): line[4:] for line in _PHRASES.split("\n") if line}
+
+
+def phrase_of(status: int) -> str:
+    """The RFC's words for a status, or those of its class's first (§8.1.3.2)."""
+    return PHRASES.get(status) or PHRASES.get(status // 100 * 100, "Unknown")
+
+
+def spell(name: str) -> str:
+    """A field's name as it is written, from its lower-case long form."""
+    return _SPELLED.get(name) or name.title()
