@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test lint bench
+.PHONY: help setup run call test lint bench memory soak
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -29,3 +29,12 @@ lint:  ## format and lint what is here
 bench:  ## measure, and write bench/FIGURES.md
 	@$(PYTHON) .ci/setup.py
 	@.venv/bin/python -m bench.micro --write
+
+memory:  ## measure what a worker and an idle call cost; fails above what is promised
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/python -m bench.fleet.memory --check $(ARGS)
+
+soak:  ## ten thousand short calls, twice; fails when anything of them is left
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/python -m bench.fleet.soak $(ARGS)
+	@.venv/bin/python -m bench.fleet.soak --kept $(ARGS)

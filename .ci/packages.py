@@ -19,6 +19,11 @@ PACKAGES = {
         "tests of the flite voices, and of what callers say in them",
     ),
     "espeak-ng": (lambda: shutil.which("espeak-ng"), "tests of Debian's espeak-ng voice"),
+    "faketime": (
+        lambda: any(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")),
+        "tests of a wall clock that jumps",
+    ),
+    "sip-tester": (lambda: shutil.which("sipp"), "tests of the SIP port against SIPp"),
     "sox": (lambda: shutil.which("sox"), "tests that judge audio by another program"),
     "pocketsphinx-testdata": (
         lambda: Path("/usr/share/pocketsphinx/test/data").is_dir(),

@@ -67,7 +67,9 @@ class PlayoutClock:
         self._marks: dict[str, int] = {}
         self._played_ms = 0
         self._serial = 0
-        self._lines: list[Line] = []  # few; an empty deque takes 760 bytes, and calls are idle mostly
+        self._lines: list[
+            Line
+        ] = []  # few; an empty deque takes 760 bytes, and calls are idle mostly
 
     def start(self, now: float) -> None:
         """The stream began: media time is zero."""

@@ -13,8 +13,8 @@ error never adds up.
 A leg keeps only what may still change; `Recording.advance` makes the rest into blocks of at most one
 second, caller left, agent right, s16le. What may change? The caller's past is complete up to the
 end of its last piece, since pieces come in order. The agent's may be taken back, but only where it
-sounds; and what it will say stands after now. So while the agent is silent next to nothing waits,
-and from its first sound on everything does, for `hold_ms`.
+sounds and is not known to have been heard; and what it will say stands after now. So while the agent
+is silent next to nothing waits; from its first sound on everything does, for `hold_ms` at most.
 
 Pure: knows neither files nor the clock. The file format is `audio/wav.py`'s.
 """
@@ -66,6 +66,8 @@ class Leg:
         """One past the last piece that was put, wherever it stands."""
         self.sounded = 0
         """One past the last sample that was taken and not silence left out."""
+        self.certain = 0
+        """Nobody takes back what stands before this sample: it has been heard."""
         self._pcm = bytearray()  # from base on; what is missing up to end is silence
         self._spans: list[_Span] = []
         self.refused = 0
@@ -105,9 +107,16 @@ class Leg:
         self.end = end
 
     @property
-    def first(self) -> int | None:
-        """The earliest sample that stands, or None while all of it is silence."""
-        return self._spans[0][0] if self._pcm else None
+    def is_silent(self) -> bool:
+        """Whether all that stands is silence."""
+        return not self._pcm
+
+    def unsure(self) -> int | None:
+        """The earliest sample that may still be taken back, or None where all is silence or heard."""
+        if not self._pcm:
+            return None
+        certain = self.certain
+        return next((max(first, certain) for first, last in self._spans if last > certain), None)
 
     def clear(self, start: int) -> int:
         """Forget all from `start` on; returns how many samples up to the last sound taken remain."""
@@ -222,7 +231,8 @@ class Recording:
         caller, agent = self.caller, self.agent
         held = caller.sample_at(media_ms - self._hold_ms)
         known = min(caller.next, caller.sample_at(media_ms - LAG_MS))
-        return max(held, known if agent.first is None else min(known, agent.first))
+        unsure = agent.unsure()
+        return max(held, known if unsure is None else min(known, unsure))
 
     def _blocks(self, count: int) -> list[bytes]:
         blocks = []
@@ -233,7 +243,7 @@ class Recording:
         return blocks
 
     def _block(self, count: int) -> bytes:
-        if self.caller.first is None and self.agent.first is None:
+        if self.caller.is_silent and self.agent.is_silent:
             self.caller.take(count)
             self.agent.take(count)
             return _silent(count)

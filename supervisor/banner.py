@@ -6,17 +6,20 @@ to standard output, while log lines go to standard error.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 
 import msgspec
 
 from flowcatd.control import CONTROL_SOCKET
-from flowcatd.environment import runtime_directories
 from workers.plan import MEDIA_PATH
 
 DEFAULT_PORT = 6210
 DEFAULT_URL = f"ws://127.0.0.1:{DEFAULT_PORT}"
 """Where `flowcatd call` calls when it is not told."""
+
+# Runtime directories that are found without a word (flowcatd.environment.runtime_directories).
+_FOUND = re.compile(rf"/flowcatd(-(\d+-)?{DEFAULT_PORT})?/{CONTROL_SOCKET}$")
 
 # A wildcard address is no address to connect to; from this machine loopback is.
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 translated away from, not bound
@@ -96,8 +99,7 @@ def _how_to_call(reached: Reached) -> str:
 
 def _how_to_find(reached: Reached) -> str:
     """Nothing when the daemon is where operators look who are not told."""
-    known = {f"ipc://{path}/{CONTROL_SOCKET}" for path in runtime_directories("", DEFAULT_PORT)}
-    found = not reached.control or reached.control in known
+    found = not reached.control or _FOUND.search(reached.control)
     return "" if found else f" --connect {reached.control}"
 
 

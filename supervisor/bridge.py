@@ -36,7 +36,7 @@ from flowcatd.log import get_logger
 from flowcatd.metrics import Snapshot
 from flowcatd.options import Log
 from supervisor.curve import load_public, load_secret
-from supervisor.exposition import Exposition, negotiate
+from supervisor.exposition import SILENT_SECONDS, Exposition, negotiate
 from workers.plan import ExitCode
 
 TOPICS = (b"metrics.", b"fleet")
@@ -246,22 +246,25 @@ async def _serve(door: socket.socket, subscriber: zmq.Socket[bytes], endpoint: s
         name = f"[{host}]" if ":" in host else host
         sys.stdout.write(f"http://{name}:{port}/metrics shows {endpoint}\n")
         sys.stdout.flush()
-        await _watch(bridge, ended)
+        await _watch(bridge, ended, endpoint)
     finally:
         wire.close(0)
         await bridge.close()
 
 
-async def _watch(bridge: Bridge, ended: asyncio.Event) -> None:
-    """Until the end, tell when the daemon is heard and when no more."""
-    heard = False
+async def _watch(bridge: Bridge, ended: asyncio.Event, endpoint: str) -> None:
+    """Until the end, tell when the daemon is heard, when no more, and when it never was."""
+    told: bool | None = None
+    due = time.monotonic() + SILENT_SECONDS
     while not ended.is_set():
-        if bridge.is_connected() is not heard:
-            heard = not heard
-            if heard:
+        hears = bridge.is_connected()
+        if hears is not told and (hears or told or time.monotonic() > due):
+            told = hears
+            if hears:
                 log.info("bridge.heard")
             else:
-                log.warning("bridge.silenced")
+                # Wrong keys are silent in ZeroMQ, and so is the endpoint of commands.
+                log.warning("bridge.silenced", endpoint=endpoint, wanted="control.metrics_tcp")
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), 1.0)
 

@@ -70,6 +70,8 @@ PULSE_SECONDS = 1.0
 """How often the supervisor looks around without being told."""
 DOOR_CLOSE_SECONDS = 4.0
 """After a slot was given up: its worker has taken what waited in the queue long before."""
+AWAY_SECONDS = 0.5
+"""From this pause on, callers are not left waiting for a slot's next worker."""
 log = get_logger()
 
 
@@ -109,6 +111,8 @@ class _Second:
     pulse_at: float
     doors: dict[int, float] = field(default_factory=dict)
     """Slots given up, to when their sockets are closed."""
+    away: set[int] = field(default_factory=set)
+    """Slots whose worker cannot be had for a while: the kernel gives them no new connection."""
 
 
 class Daemon:
@@ -381,10 +385,12 @@ class Daemon:
             case Fork(slot, generation):
                 config = self._configs[generation]
                 self._fleet.receive(self._forking.fork(config, slot, generation), now())
+                self._steer()
             case Signal(pid, number):
                 self._holdings.children.send(pid, number)
             case OpenDoor(slot):
                 self._second.doors.pop(slot, None)
+                self._second.away.discard(slot)
             case CloseDoor(slot):
                 self._holdings.unlist(slot)
                 self._second.doors[slot] = now() + DOOR_CLOSE_SECONDS
@@ -402,15 +408,28 @@ class Daemon:
                 self._say_stopping(reason, drains=True)
                 report(action)
             case _:
-                self._gone(action)
+                self._came_or_went(action)
         self._second.pulse_at = min(self._second.pulse_at, now() + 0.05)
 
-    def _gone(self, action: Started | Lost | Gone | Stopped | Finished) -> None:
+    def _came_or_went(self, action: Started | Lost | Gone | Stopped | Finished) -> None:
         report(action)
-        if isinstance(action, Stopped) and self._ending:
-            # Nobody will accept there any more: better refused at once than left waiting.
-            self._holdings.unlist(action.slot)
-            self._holdings.close_doors(action.slot)
+        match action:
+            case Stopped(slot) if self._ending:
+                # Nobody will accept there any more: better refused at once than left waiting.
+                self._holdings.unlist(slot)
+                self._holdings.close_doors(slot)
+            case Lost(slot, again_seconds=pause) if pause >= AWAY_SECONDS:
+                self._second.away.add(slot)
+                self._steer()
+            case Started(slot) if slot in self._second.away:
+                self._second.away.discard(slot)
+                self._holdings.open_doors(slot)
+                self._steer()
+
+    def _steer(self) -> None:
+        """Connections go to who is there; a fork lists its slot, and the last one stays listed."""
+        for slot in self._second.away:
+            self._holdings.unlist(slot)
 
     def _reloaded(self, generation: int, problem: str) -> None:
         self._last_reload = problem or "done"

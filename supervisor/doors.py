@@ -122,7 +122,9 @@ class Doors:
         program = _one_of(indices)
         held = ctypes.create_string_buffer(program)
         value = struct.pack("HL", len(program) // 8, ctypes.addressof(held))
-        anyone.setsockopt(socket.SOL_SOCKET, _ATTACH_REUSEPORT_CBPF, value)
+        # Without it all is as before, and a connection may wait where nobody takes it.
+        with contextlib.suppress(OSError):
+            anyone.setsockopt(socket.SOL_SOCKET, _ATTACH_REUSEPORT_CBPF, value)
 
 
 def hold(host: str, port: int) -> socket.socket:

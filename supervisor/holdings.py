@@ -19,13 +19,13 @@ from pathlib import Path
 import msgspec
 
 from flowcatd.environment import runtime_directories
+from flowcatd.errors import LinkRefused
 from flowcatd.options import Options
 from supervisor.doors import Doors, hold
 from supervisor.process import Children, now
 from supervisor.reserve import Reservation, probe_datagrams, reserve
 from supervisor.runtime import sweep, take_runtime
 from supervisor.seats import Seats
-
 
 PATIENCE_SECONDS = 3.0
 """The switchboard of a daemon that was killed ends a second after it."""
@@ -113,6 +113,7 @@ class Holdings:
         for doors in self._all_doors():
             doors.close_all()
         self.reservation.close()
+        self.seats.close()
         if self.metrics is not None:
             self.metrics.close()
         with contextlib.suppress(OSError):  # somebody removed it

@@ -193,7 +193,11 @@ def _say_ready(
     text = (
         render_json(reached) if as_json else render_text(reached, coloured=wants_colour(sys.stdout))
     )
-    # Whoever started us may have stopped reading; the calls do not depend on it.
+    say(text)
+
+
+def say(text: str) -> None:
+    """Write to standard output; whoever started us may have stopped reading."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -75,6 +75,10 @@ class Seats:
             else:
                 self.table.row(row.seat).leave()
 
+    def close(self) -> None:
+        """No other program image gets the table; it goes with the last process that maps it."""
+        os.close(self.descriptor)
+
     def hung(self, now: float, within: float, every: float) -> list[int]:
         """Pids of serving workers that have not ticked for `within`; asked again after `every` seconds."""
         before, self._looked = self._looked, now

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from flowcatd.log import get_logger
+from workers.hand_over import head_of
 from workers.steer import Way, is_request_line
 
 log = get_logger()
@@ -179,7 +180,7 @@ class Door:
 
     def _look(self, connection: socket.socket, passed: tuple[int, ...], *, given: bool) -> None:
         """A connection that is new here."""
-        seen = _peek(connection)
+        seen = head_of(connection) or _peek(connection)
         if seen is None or not _is_complete(seen):
             self._await_more(connection, passed, given=given, seen=seen)
         else:

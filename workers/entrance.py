@@ -23,7 +23,7 @@ from aiohttp import web
 from flowcatd.log import get_logger
 from workers.calls import CallTable
 from workers.door import Door
-from workers.hand_over import ACK_SECONDS, HandOver, Receivers, Source
+from workers.hand_over import ACK_SECONDS, Arrival, HandOver, Receivers, Source, head_of
 from workers.listeners import Doors
 from workers.plan import WorkerPlan
 from workers.sip_door import Refuser, Routes, SipDoor
@@ -45,6 +45,7 @@ class Entrance:
     def __init__(self, plan: WorkerPlan, table: CallTable, doors: Doors) -> None:
         self._plan = plan
         self._table = table
+        doors.pass_on = self._pass_on
         self._runner = web.AppRunner(
             doors.application(),
             access_log=None,
@@ -53,6 +54,7 @@ class Entrance:
         )
         self._arriving: set[asyncio.Task[Any]] = set()
         self._door: Door
+        self._steering: Steering
         self._fellows: HandOver
         self._sip: SipDoor | None = None
         self._refuser: Refuser
@@ -63,14 +65,14 @@ class Entrance:
         """Accept from now on; whose call it is, Steering decides."""
         plan, self._bound = self._plan, bound
         await self._runner.setup()
-        steering = Steering(plan.seat, plan.load, self._promise, bound, time.monotonic)
+        self._steering = Steering(plan.seat, plan.load, self._promise, bound, time.monotonic)
         listener = socket.socket(fileno=plan.door_fd)
         self._fellows = HandOver(
             plan.runtime_directory,
             plan.seat,
             Receivers(taken=self._taken, returned=self._returned, datagram=self._datagram),
         )
-        self._door = Door(listener, steering.decide, self._serve, self._fellows.give)
+        self._door = Door(listener, self._steering.decide, self._serve, self._fellows.give)
         if plan.sip_fd is not None:
             self._sip = self._open_sip(plan.sip_fd, bound)
             self._sip.start()
@@ -151,6 +153,14 @@ class Entrance:
         name = _name_of(connection)
         return name is None or self._table.promise(name)  # serving one that is gone ends at once
 
+    def _pass_on(self, arrival: Arrival) -> bool:
+        """Whether a fellow gets this connection, whose latest request was read here."""
+        line = arrival.head.partition(b"\n")[0]
+        way = self._steering.decide(line, (), arrival, given=False)
+        if way.seat is not None:
+            self._fellows.give(way.seat, arrival, way.passed)
+        return way.seat is not None
+
     def _serve(self, connection: socket.socket) -> None:
         if not (self._retired and self._give_away(connection, ())):
             self._serve_here(connection)
@@ -170,7 +180,10 @@ class Entrance:
             self._table.release(name)
             return
         try:
-            transport, _ = await loop.connect_accepted_socket(server, connection)
+            head = head_of(connection)
+            transport, protocol = await loop.connect_accepted_socket(server, connection)
+            if head and not transport.is_closing():
+                protocol.data_received(head)
             while self._table.is_promised(name) and not transport.is_closing():  # noqa: ASYNC110
                 await asyncio.sleep(REDEEM_POLL_SECONDS)
         except OSError:  # it went away meanwhile

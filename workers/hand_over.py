@@ -14,6 +14,9 @@ any more (the kernel refuses it with EPIPE, under the same lock that shuts), the
 there are; what has none was not taken and is routed again, past that seat. Datagrams are given
 without an Ack: SIP repeats what is lost.
 
+A later request on a connection that is kept alive has been read by then: its head travels in the
+message (`Arrival`), and the taker reads it before what is in the socket.
+
 Whoever connects must be a process of our own user (SO_PEERCRED). A message that is not understood
 costs the fellow that sent it its connection, and nothing else.
 """
@@ -52,9 +55,23 @@ FELLOWS = 1024
 MESSAGE_BYTES = 70_000
 """The longest message: a datagram of 65 507 bytes and its envelope."""
 
+HEAD_BYTES = 16 * 1024
+"""The longest request head that travels; aiohttp reads no longer lines and fields than half of it."""
+
 Seats = Annotated[tuple[int, ...], msgspec.Meta(max_length=1024)]
 Source = tuple[str, int] | tuple[str, int, int, int]
 """A datagram's source as recvfrom gives it: IPv4, or IPv6 with flow and scope."""
+
+
+class Arrival(socket.socket):
+    """A connection of which something was read already: whoever serves it reads `head` first."""
+
+    head: bytes = b""
+
+
+def head_of(connection: socket.socket) -> bytes:
+    """What was read of this connection and not answered; mostly nothing."""
+    return connection.head if isinstance(connection, Arrival) else b""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -66,6 +83,7 @@ class Connection(_Envelope, frozen=True, array_like=True, tag="connection"):
 
     number: int
     passed: Seats
+    head: Annotated[bytes, msgspec.Meta(max_length=HEAD_BYTES)] = b""
 
 
 class Datagram(_Envelope, frozen=True, array_like=True, tag="datagram"):
@@ -255,7 +273,7 @@ class HandOver:
             case Connection(), [socket.socket() as connection]:
                 if self._acknowledge(giver, message):
                     came.clear()
-                    self._receivers.taken(connection, message.passed)
+                    self._receivers.taken(_with_head(connection, message.head), message.passed)
             case Datagram(), [] if _is_source(message.source):
                 self._receivers.datagram(message.data, message.source)  # type: ignore[arg-type]
             case _:
@@ -300,7 +318,7 @@ class _Fellow:
         if len(self.owed) >= OUTSTANDING:
             return False
         number = self._number
-        message = _encode(Connection(VERSION, number, passed))
+        message = _encode(Connection(VERSION, number, passed, head_of(connection)))
         try:
             socket.send_fds(self._wire, [message], [connection.fileno()])
         except (BlockingIOError, InterruptedError):
@@ -416,6 +434,15 @@ def _adopt(descriptor: int) -> socket.socket | None:
         return None
     connection.setblocking(False)
     return connection
+
+
+def _with_head(connection: socket.socket, head: bytes) -> socket.socket:
+    if not head:
+        return connection
+    arrival = Arrival(fileno=connection.detach())
+    arrival.setblocking(False)
+    arrival.head = head
+    return arrival
 
 
 def _is_source(source: tuple[str | int, ...]) -> bool:

@@ -109,7 +109,7 @@ class Household:
         if changed is not None:
             log.warning(
                 "load.shed",
-                level=changed.target.name.lower(),
+                step=changed.target.name.lower(),  # not `level`, which is the line's own
                 before=changed.source.name.lower(),
                 lag_ms=round(changed.lag_seconds * 1000),
             )

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Final
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -31,6 +33,7 @@ from flowcatd.settings import is_loopback
 from flowcatd.transports.carrier import CLOSE_SECONDS, CarrierSocket
 from workers.agents import Agent
 from workers.calls import CallTable, NoPlaceError
+from workers.hand_over import HEAD_BYTES, Arrival
 from workers.leftovers import Remain, descriptor_remain
 from workers.parts import Parts
 from workers.plan import RUN_ID_LIMIT
@@ -66,10 +69,15 @@ class Doors:
         self._agents = agents
         self._slot, self._default = identity
         self._refused, self._ended = told
+        self._asked: WeakSet[asyncio.BaseTransport] = WeakSet()
+        """Connections that were answered before: the door has not chosen who gets their next request."""
+        self.pass_on: Callable[[Arrival], bool] = _nowhere
+        """Whether a fellow gets this connection; set by who knows fellows."""
 
     def application(self) -> web.Application:
         """The routes."""
         application = web.Application(client_max_size=64 * 1024)
+        application.on_response_prepare.append(self._answers)
         application.router.add_get("/", self._index)
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._ready)
@@ -99,6 +107,8 @@ class Doors:
         """One call, from the handshake to its record."""
         try:
             core, agent = self._admit(request)
+            if self._is_passed_on(request):
+                return web.Response()  # to nobody: the connection is elsewhere
             with self._table.place(_peer(request)):
                 return await self._serve(request, core, agent)
         except NoPlaceError as error:
@@ -110,6 +120,32 @@ class Doors:
             self._table.release(_peer(request))
             self._refused("not_allowed" if error.status == 403 else "not_understood")
             raise
+
+    async def _answers(self, request: web.Request, _response: web.StreamResponse) -> None:
+        if request.transport is not None:
+            self._asked.add(request.transport)
+
+    def _is_passed_on(self, request: web.Request) -> bool:
+        """Whether another worker has this connection now, with this request still to be read.
+
+        Only what is not the first on its connection, since the door has steered that, and once: a
+        client sends nothing more before it is answered (RFC 6455 §4.1), so the head is all there is.
+        """
+        wire = request.transport
+        if wire is None or wire not in self._asked or request.body_exists:
+            return False
+        head = _head_of(request)
+        try:
+            arrival = Arrival(fileno=os.dup(wire.get_extra_info("socket").fileno()))
+        except OSError:  # no descriptors
+            return False
+        arrival.head = head
+        arrival.setblocking(False)
+        if len(head) <= HEAD_BYTES and self.pass_on(arrival):
+            wire.abort()  # closes our descriptor, not the connection
+            return True
+        arrival.close()
+        return False
 
     def _admit(self, request: web.Request) -> tuple[JsonMedia, Agent]:
         query = request.query
@@ -126,8 +162,6 @@ class Doors:
         agent = self._agents.get(name)
         if agent is None:
             raise _http_error(404, f"no such agent{nearest(name[:40], self._agents)}")
-        if not web.WebSocketResponse().can_prepare(request):
-            raise _http_error(426, "this is a WebSocket: connect with Upgrade: websocket")
         return core, agent
 
     async def _serve(
@@ -136,6 +170,8 @@ class Doors:
         response = web.WebSocketResponse(
             timeout=CLOSE_SECONDS, max_msg_size=MESSAGE_LIMIT, compress=False, decode_text=False
         )
+        if not response.can_prepare(request):
+            raise _http_error(426, "this is a WebSocket: connect with Upgrade: websocket")
         identity = identity_of(
             run_id=request.match_info["run_id"][:RUN_ID_LIMIT],
             carrier=core.row.name,
@@ -175,6 +211,17 @@ class Doors:
 def _peer(request: web.Request) -> object:
     """The name under which the door promised this connection a place: its far end's address."""
     return None if request.transport is None else request.transport.get_extra_info("peername")
+
+
+def _head_of(request: web.Request) -> bytes:
+    """The request as it came, or as good as: its line and its fields (RFC 9112 §2.1)."""
+    lines = [f"{request.method} {request.raw_path} HTTP/1.1".encode()]
+    lines += [name + b": " + value for name, value in request.raw_headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _nowhere(_arrival: Arrival) -> bool:
+    return False
 
 
 def _descriptor_of(wire: asyncio.BaseTransport) -> Remain | None:

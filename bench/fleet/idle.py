@@ -23,6 +23,8 @@ from flowcatd.audio.g711 import pcm_to_mulaw
 PIECE_MS = 100
 PIECE_SAMPLES = 8 * PIECE_MS
 OPEN_SECONDS = 10.0
+TRIES = 40
+PAUSE_SECONDS = 0.5
 SILENCE = b"\xff"
 TURNS = 5
 """Far ends take turns within a piece's time, so that they do not all send at once."""
@@ -36,7 +38,7 @@ def noise(dbfs: float, pieces: int = 16) -> list[bytes]:
     """White noise of this level (RMS against a full-scale square wave), as mu-law; 0 is silence."""
     if not dbfs:
         return [SILENCE * PIECE_SAMPLES]
-    source = random.Random(6)  # noqa: S311 the same noise in every run
+    source = random.Random(6)  # the same noise in every run
     deviation = 32768 * 10 ** (dbfs / 20)
     made = []
     for _ in range(pieces):
@@ -141,7 +143,15 @@ class FarEnds:
         self.all: list[FarEnd] = []
 
     async def open(self, path: str) -> None:
-        """One more."""
+        """One more; a worker that has no time just now is asked again, TRIES times."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._open(path)
+            except ConnectionError:
+                await asyncio.sleep(PAUSE_SECONDS)
+        return await self._open(path)
+
+    async def _open(self, path: str) -> None:
         loop = asyncio.get_running_loop()
         far_end = FarEnd(self._carrier, len(self.all), path, loop.create_future())
         await loop.create_connection(lambda: far_end, "127.0.0.1", self._port)

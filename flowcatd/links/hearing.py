@@ -10,6 +10,7 @@ with the next utterance: helpers keep nothing of a caller.
 from __future__ import annotations
 
 import asyncio
+
 from flowcatd.errors import LinkError
 from flowcatd.links.helper_pool import HelperPool, Job
 from flowcatd.links.helper_wire import (

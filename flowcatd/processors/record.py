@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from flowcatd.frames import Cancel, Failure, InputAudio, PlayoutCleared, SentAudio, Start
+from flowcatd.frames import Cancel, Failure, InputAudio, LineHeard, PlayoutCleared, SentAudio, Start
 from flowcatd.pipeline.processor import Processor, down
 from flowcatd.pipeline.scope import Cancellable
 from flowcatd.recording import Leg, Recording
@@ -98,6 +98,14 @@ class Recorder(Processor):
             self.refused += 1
         elif not self._over:
             self._recording.agent.put(frame.media_ms, frame.pcm)
+        self.push(frame)
+
+    @down(LineHeard)
+    def heard(self, frame: LineHeard) -> None:
+        """A line that was heard to its end is not taken back (`playout.py`)."""
+        if frame.complete:
+            agent = self._recording.agent
+            agent.certain = max(agent.certain, agent.sample_at(frame.end_ms))
         self.push(frame)
 
     @down(PlayoutCleared)

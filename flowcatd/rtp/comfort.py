@@ -13,6 +13,7 @@ changes; a frame then costs one multiplication.
 from __future__ import annotations
 
 import functools
+import math
 
 import msgspec
 import numpy as np
@@ -55,7 +56,7 @@ def build_noise(noise: Noise) -> bytes:
 
 def level_of(rms: float) -> int:
     """An RMS of samples (0 to 32768) as RFC 3389's level."""
-    return 127 if rms < 1.0 else min(127, max(0, round(-20.0 * np.log10(rms / _FULL_SCALE))))
+    return 127 if rms < 1.0 else min(127, max(0, round(-20.0 * math.log10(rms / _FULL_SCALE))))
 
 
 class NoiseGenerator:
@@ -75,10 +76,13 @@ class NoiseGenerator:
         """Sound like this from now on."""
         if self.noise is None or noise.reflection != self.noise.reflection:
             self._table = _shaped(noise.reflection) if noise.reflection else _white()
-        self._gain = _FULL_SCALE * 10.0 ** (-noise.level_db / 20.0)
-        if noise.level_db >= QUIETEST_DB:
-            self._gain = 0.0
+        self.level(noise.level_db)
         self.noise = noise
+
+    def level(self, level_db: int) -> None:
+        """Be as loud as this, in -dBov, without its being the far end's description."""
+        faint = level_db >= QUIETEST_DB
+        self._gain = 0.0 if faint else _FULL_SCALE * 10.0 ** (-level_db / 20.0)
 
     def make(self, samples: int) -> bytes:
         """So many samples of it, s16le; `samples` is at most the table's half."""

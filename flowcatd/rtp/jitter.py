@@ -7,10 +7,13 @@ is not heard. So the *target* is the second highest jitter in the window (of 500
 percentile; the one worst packet is forgiven) and MARGIN_MS, never above the ceiling. A sender whose clock
 is off moves the fastest way along, so drift needs no words of its own.
 
-Acting. `get` tells by `wish` how many ticks too many (or, negative, too few) lie between what is
-played and the target; who has the PCM takes out or puts in a pitch period (`stretch`). At the start of
-a talkspurt the delay is set to the target exactly. Beyond the ceiling packets are dropped, so that
-a backlog never becomes delay.
+Acting. A packet must be there at the tick in which its first sample is played, which with `held` audio
+before it is earlier than the sample. What counts against the target is therefore the delay at the tick.
+It moves by whole `grid` steps (what ticks and packets have in common, mostly 20 ms), the rest is
+`spare`: delay that protects from nothing. `get` tells by `wish` how many ticks are too many (or,
+negative, too few); who has the PCM takes out or puts in a pitch period (`stretch`). A talkspurt begins
+at the first tick beyond the target. Beyond the ceiling packets are dropped, so that a backlog never
+becomes delay.
 
 What is missing. With later packets at hand a hole is LOST when sequence numbers are missing, and
 SILENCE when none are (the sender said nothing, or digits). With nothing at hand it is EMPTY: late,
@@ -23,6 +26,7 @@ laid behind the old one, as the sequence numbers say, and the way is measured an
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import deque
 from dataclasses import dataclass
@@ -38,10 +42,10 @@ WINDOW = 10
 """Blocks of a second that jitter is measured over: long enough for a burst to be expected again."""
 MARGIN_MS = 10
 """Beyond the jitter measured, for the unsteadiness of our own ticks; also the least delay."""
-SLACK_OVER_MS = 10
-"""So far above the target is left alone."""
-SLACK_UNDER_MS = 5
-"""So far below; both together are the longest pitch period, so that no correction overshoots."""
+SLACK_MS = 5
+"""So far below the target is left alone, half the margin; a grid step above that is one too many."""
+SPARE_MS = 3
+"""Less of it is not worth a splice: the shortest pitch period."""
 HURRY_MS = 40
 """So far above the target is corrected at once, less must last for STEADY pieces."""
 STEADY = 5
@@ -105,7 +109,7 @@ class Jitter:
     """The packets of one source, waiting to be heard."""
 
     def __init__(self, clock_hz: int, options: JitterOptions) -> None:
-        if not 2 * SLACK_OVER_MS <= options.initial_ms <= options.ceiling_ms:
+        if not PTIME_MS <= options.initial_ms <= options.ceiling_ms:
             raise LocalError("a jitter buffer's delay begins at 20 ms and ends at its ceiling")
         self._clock = clock_hz
         self._ms = clock_hz // 1000
@@ -120,6 +124,8 @@ class Jitter:
         """The piece of the highest sequence number."""
         self._playing = False
         self._after_noise = False
+        self._noted = -1
+        """The highest sequence number of a packet that is not ours."""
         self._next = 0
         """The timestamp after what was played last."""
         self._played = -1
@@ -128,8 +134,11 @@ class Jitter:
         """Ticks that passed while nothing was at hand."""
         self._lost_run = 0
         """Ticks told as LOST since the last piece."""
-        self._outside = 0
-        """For how many pieces on end the delay was above (below, negative) its band."""
+        self._steady = 0
+        """For how many pieces on end the delay was not as it should be."""
+        self._grid = self._step
+        self._lap = 0
+        """How much earlier than at its tick a packet of less than a tick is taken."""
         self.wish = 0
         """Ticks to take out of what was just got, or, negative, to put in."""
         self.delay = 0.0
@@ -140,8 +149,9 @@ class Jitter:
     # --- what we are told ----------------------------------------------------------------------
 
     def note(self, sequence: int) -> None:
-        """A packet with this number came that is not for this buffer (a digit)."""
+        """A packet with this number came that is not for this buffer: a digit, in place of audio."""
         self._seen[sequence % _SEEN] = sequence
+        self._noted = max(self._noted, sequence)
 
     def push(self, piece: Piece, now: float) -> bool:
         """Put a piece in its place; false when it is of no use any more."""
@@ -177,8 +187,9 @@ class Jitter:
         self._latest = None
         self._offset = 0
         self._playing = False
-        self._played = -1
-        self._owed = self._lost_run = self._outside = 0
+        self._played = self._noted = -1
+        self._after_noise = False
+        self._owed = self._lost_run = self._steady = 0
 
     # --- what we want --------------------------------------------------------------------------
 
@@ -190,20 +201,19 @@ class Jitter:
         piece = self._queue[0]
         at = now * self._clock + held
         if not self._playing:
-            wait = piece.timestamp + self._way.least + self._way.target - at
-            if wait > 0:
+            due = piece.timestamp + self._way.least + self._way.target + self._lap
+            if now * self._clock < due:
                 kind = Gap.SILENCE if self._played >= 0 else Gap.IDLE
-                step = self._step
-                return self._holes[kind] if wait >= step else Hole(kind, max(1, int(wait)))
+                # Whole ticks, or what completes one: the talkspurt begins with nothing held.
+                return (
+                    Hole(kind, self._step - int(held) % self._step) if held else self._holes[kind]
+                )
             self._playing = True
             self._owed = self._lost_run = 0
         elif piece.timestamp - self._next > self._ms * 5:
-            hole = self._hole(piece)
-            if hole is not None:
-                return hole
-            if not self._playing:
-                return self.get(now, held)
-        return self._take(at)
+            # None: all of it has passed, or a talkspurt begins; once more, that settles which.
+            return self._hole(piece) or self.get(now, held)
+        return self._take(at, held)
 
     @property
     def target(self) -> float:
@@ -258,8 +268,9 @@ class Jitter:
     def _nothing(self) -> Hole:
         if not self._playing:
             return self._holes[Gap.SILENCE if self._after_noise else Gap.IDLE]
-        if self._after_noise:
+        if self._after_noise or self._noted > self._played:
             self._playing = False
+            self._after_noise = True
             return self._holes[Gap.SILENCE]
         self._owed += self._step
         if self._owed >= PATIENCE_MS * self._ms:
@@ -293,7 +304,7 @@ class Jitter:
         unseen = sum(1 for number in range(first, before) if seen[number % _SEEN] != number)
         return unseen + first - self._played - 1
 
-    def _take(self, at: float) -> Piece:
+    def _take(self, at: float, held: float) -> Piece:
         """The first piece, or, beyond the ceiling, the first that brings the delay to its target."""
         queue = self._queue
         least, target, ms = self._way.least, self._way.target, self._ms
@@ -309,16 +320,29 @@ class Jitter:
         self._owed = self._lost_run = 0
         self._after_noise = not piece.ticks
         self.delay = delay
-        over = delay - target
-        if over > SLACK_OVER_MS * ms:
-            self._outside = max(1, self._outside + 1)
-        elif over < -SLACK_UNDER_MS * ms:
-            self._outside = min(-1, self._outside - 1)
-        else:
-            self._outside = 0
-        if abs(self._outside) >= STEADY or over > HURRY_MS * ms:
-            self.wish = int(over)
+        if piece.ticks:
+            self._judge(piece.ticks, delay - target, held)
         return piece
+
+    def _judge(self, ticks: int, over: float, held: float) -> None:
+        """Whether the delay is as it should be, and what is to be done if it has not been."""
+        ms = self._ms
+        if ticks % self._grid or self._step % self._grid or ticks < self._grid:
+            self._grid = math.gcd(ticks, self._step)
+            self._lap = self._step - self._grid
+        spare = held % self._grid
+        over -= spare + self._lap
+        if over < -SLACK_MS * ms or over > self._grid - SLACK_MS * ms + ms:
+            want = over
+        elif spare > SPARE_MS * ms:
+            want = spare
+        else:
+            self._steady = 0
+            return
+        self._steady += 1
+        if self._steady > STEADY or over > HURRY_MS * ms:
+            self._steady = 0
+            self.wish = int(want)
 
 
 class _Way:
@@ -343,7 +367,7 @@ class _Way:
     def __init__(self, ms: int, options: JitterOptions) -> None:
         self._floor = self._margin = MARGIN_MS * ms
         self._initial = options.initial_ms * ms
-        self._ceiling = (options.ceiling_ms - SLACK_OVER_MS) * ms
+        self._ceiling = (options.ceiling_ms - PTIME_MS) * ms
         self.least = 0.0
         """The fastest way, as a transit."""
         self.target = float(self._initial)
@@ -390,7 +414,9 @@ class _Way:
         self._roll_at = now + 1.0
         self._best = self._top = self._high = transit
         self.least = min(transit, *(best for best, _, _ in blocks))
-        highest = sorted([transit, *(top for _, top, _ in blocks), *(high for _, _, high in blocks)])
+        highest = sorted(
+            [transit, *(top for _, top, _ in blocks), *(high for _, _, high in blocks)]
+        )
         self._worst, self._second = highest[-1], highest[-2]
         if len(blocks) == 2:
             self._initial = self._floor

@@ -5,7 +5,7 @@
     |V=2|P|X|  CC   |M|     PT      |        sequence number        |
     |                           timestamp                           |
     |            synchronisation source (SSRC) identifier           |
-    |    CC × contributing source (CSRC), extension, payload, padding
+    |    CC times a contributing source (CSRC), extension, payload, padding
 
 Nearly every packet of a telephone has no padding, extension or contributing source; its first octet
 is 0x80, and it is read with one unpack and one slice. Whether the payload type was negotiated is

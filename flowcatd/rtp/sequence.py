@@ -45,7 +45,13 @@ class Sequence:
     def __init__(self) -> None:
         self.restarts = 0
         """How often the sender began anew: what was kept of it is void."""
-        self._begin(-1)
+        self._first = -1
+        self._bad = -1
+        self._expected_before = self._received_before = 0
+        self.highest = 0
+        """The highest number so far, extended."""
+        self.received = 0
+        """How many packets came, duplicates included."""
 
     def receive(self, number: int) -> int | None:
         """The extended number, or None when it belongs to no run of packets yet.
@@ -72,7 +78,7 @@ class Sequence:
             self._bad = (number + 1) & 0xFFFF
             return None
         self.received += 1
-        return number
+        return self._first
 
     @property
     def expected(self) -> int:
@@ -93,12 +99,16 @@ class Sequence:
         lost = expected - received
         return min(255, (lost << 8) // expected) if expected > 0 and lost > 0 else 0
 
+    @property
+    def reported(self) -> int:
+        """The highest number as a report has it: 16 bits of cycles, 16 of number (RFC 3550 §6.4.1)."""
+        return (self.highest - _MODULUS) & _MASK32
+
     def _begin(self, number: int) -> None:
-        self._first = number
-        self.highest = max(number, 0)
-        """The highest number so far, extended."""
+        # One cycle up, so that what is reordered before the first packet has no negative number.
+        self._first = number + _MODULUS
+        self.highest = self._first
         self._bad = -1
         self.received = 0
-        """How many packets came, duplicates included."""
         self._expected_before = 0
         self._received_before = 0

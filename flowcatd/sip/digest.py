@@ -147,25 +147,21 @@ class Answerer:
         self._allowed = tuple(allowed)
         self._sessions: dict[tuple[Flavour, str], _Session] = {}
 
-    def accept(self, response: Response) -> bool:
-        """Takes a 401's or 407's challenges; whether asking again makes sense.
+    def accept(self, request: Request, response: Response) -> bool:
+        """Takes the challenges of the 401 or 407 to `request`; whether asking again makes sense.
 
-        It does not when nothing we allow is offered, or when the nonce that was just answered is
-        refused without being stale. `authorize` the next request then; its CSeq rises, its Call-ID
-        stays (§22.2).
+        It does not when nothing we allow is offered, or when credentials for a fresh nonce were
+        refused. `authorize` the next request then; its CSeq rises, its Call-ID stays (§22.2).
         """
         flavour = Flavour.PROXY if response.status == Flavour.PROXY.status else Flavour.USER
         chosen = self._choose(response, flavour)
         if chosen is None:
             return False
         key = (flavour, chosen.challenge["realm"])
-        before = self._sessions.get(key)
-        is_stale = chosen.challenge.get("stale", "").lower() == "true"
-        if before is not None and before.count and not is_stale:
-            self._sessions.pop(key)
-            if before.challenge["nonce"] == chosen.challenge["nonce"] or before.count == 1:
-                return False
-        if len(self._sessions) >= _OFFERED_MAX and key not in self._sessions:
+        if key not in self._sessions and len(self._sessions) >= _OFFERED_MAX:
+            return False
+        if _was_wrong(request, chosen):
+            self._sessions.pop(key, None)
             return False
         self._sessions[key] = chosen
         return True
@@ -244,6 +240,22 @@ class Answerer:
         if qop:
             said |= {"qop": qop, "nc": proof.count}
         return write_credentials("Digest", said)
+
+
+def _was_wrong(request: Request, chosen: _Session) -> bool:
+    """Whether the refused request had credentials that nothing but a wrong password explains.
+
+    Not every server says stale when a nonce has aged: one that had served before may have. What is
+    looked at is the request itself, as other calls over the trunk use the same nonce meanwhile.
+    """
+    if chosen.challenge.get("stale", "").lower() == "true":
+        return False
+    for text in request.fields.get(chosen.flavour.answers, ()):
+        said = parse_credentials(text).parameters
+        if said.get("realm") == chosen.challenge["realm"]:
+            is_first = said.get("nc", "00000001") == "00000001"
+            return is_first or said.get("nonce") == chosen.challenge["nonce"]
+    return False
 
 
 # --- the server -----------------------------------------------------------------------------------

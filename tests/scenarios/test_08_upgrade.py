@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,11 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.scenarios.daemon import ROOT, Daemon, running, until
+from tests.scenarios.daemon import FLOWCATD, ROOT, Daemon, running, until
 from tests.scenarios.test_07_fleet import nobody_noticed, operate, slots_of
 from tests.scenarios.traffic import traffic
 
 pytestmark = pytest.mark.scenario
+
+PATIENT = "calls.lag_limit_ms=1000"
+"""Whether a busy test machine is too busy for one more call is not the question here."""
 
 
 async def status_of(daemon: Daemon) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def serving(status: dict[str, Any]) -> set[int]:
 
 async def test_two_upgrades_are_noticed_by_nobody(tmp_path: Path) -> None:
     """Same pid, new workers, no call refused or cut; then a reload, a resize and a clean end."""
-    settings = ("workers.count=2", "workers.most=4")
+    settings = ("workers.count=2", "workers.most=4", PATIENT)
     async with running(tmp_path, *settings) as daemon:
         async with traffic(daemon, long=6, new_per_second=20) as seen:
             before = await status_of(daemon)
@@ -77,7 +81,7 @@ async def test_an_installed_program_that_does_not_start_is_refused(
 ) -> None:
     """Told with its reason; the old one goes on with all calls; once repaired it takes over."""
     tree = tree_copy(tmp_path / "installed", monkeypatch)
-    async with running(tmp_path, "workers.count=2") as daemon:
+    async with running(tmp_path, "workers.count=2", PATIENT) as daemon:
         async with traffic(daemon, long=4, new_per_second=10) as seen:
             before = await status_of(daemon)
             room = tree / "workers" / "wiring.py"
@@ -100,7 +104,7 @@ async def test_an_upgrade_that_needs_a_restart_is_refused_before_anything_happen
     """What the new file says of memory and sockets cannot be had by the process that has them."""
     config = tmp_path / "flowcatd.toml"
     config.write_text((ROOT / "conf/bench.toml").read_text() + "[workers]\nmost = 4\n")
-    async with running(tmp_path, "workers.count=2", config=str(config)) as daemon:
+    async with running(tmp_path, "workers.count=2", PATIENT, config=str(config)) as daemon:
         async with traffic(daemon, long=2) as seen:
             config.write_text(config.read_text().replace("most = 4", "most = 8"))
             code, said = await operate(daemon, "upgrade")
@@ -219,7 +223,7 @@ async def test_a_bad_new_configuration_is_refused_with_calls_up(tmp_path: Path) 
         "per_wroker = 3": "did you mean 'per_worker'?",
         "per_worker = ": "flowcatd.toml:",
     }
-    async with running(tmp_path, "workers.count=2", config=str(config)) as daemon:
+    async with running(tmp_path, "workers.count=2", PATIENT, config=str(config)) as daemon:
         async with traffic(daemon, long=4, new_per_second=10) as seen:
             before = await status_of(daemon)
             for line, expected in bad.items():
@@ -240,3 +244,29 @@ async def test_a_bad_new_configuration_is_refused_with_calls_up(tmp_path: Path) 
             lines = (await status_of(daemon))["workers"]
             assert {line["capacity"] for line in lines if line["state"] == "ready"} == {60}
         nobody_noticed(seen)
+
+
+async def test_a_daemon_without_standard_streams_serves(tmp_path: Path) -> None:
+    """Started with all three closed, nothing else is taken for them, and it ends well."""
+    runtime = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
+    settings = ("server.port=0", "metrics.port=0", f"control.directory={runtime}")
+    words = [f"{FLOWCATD} serve --config {ROOT / 'conf/bench.toml'} --set workers.count=1"]
+    words += [f"--set {setting}" for setting in settings]
+    process = await asyncio.create_subprocess_shell(
+        f"exec {' '.join(words)} <&- >&- 2>&-", cwd=tmp_path
+    )
+    control = f"ipc://{runtime}/control.sock"
+    daemon = Daemon(process, {"port": 0, "control": control}, tmp_path / "none", tmp_path)
+    try:
+        await until((runtime / "control.sock").exists, "the control socket")
+        status: dict[str, Any] = {}
+        while status.get("state") != "serving":
+            assert process.returncode is None
+            status = await status_of(daemon)
+        assert os.stat(f"/proc/{process.pid}/fd/1").st_rdev == os.stat(os.devnull).st_rdev  # noqa: PTH116
+        assert await daemon.end() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        shutil.rmtree(runtime)

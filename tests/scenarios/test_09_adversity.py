@@ -112,13 +112,13 @@ async def test_a_wall_clock_that_jumps_changes_no_call(
     for name, value in (
         ("LD_PRELOAD", str(FAKETIME)),
         ("FAKETIME_TIMESTAMP_FILE", str(clock)),
-        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_CACHE_DURATION", "1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("NO_FAKE_STAT", "1"),
     ):
         monkeypatch.setenv(name, value)
-    # libfaketime itself holds a process up for some 0.4 s at its first calls; that is no overload.
-    lag = "calls.lag_limit_ms=1000"
+    # libfaketime itself holds a process up at times (without its cache for seconds): no overload here.
+    lag = "calls.lag_limit_ms=10000"
     settings = ("workers.count=2", "records.record=true", "records.journal=true", lag)
     async with running(tmp_path, *settings) as daemon:
         for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):
@@ -128,23 +128,21 @@ async def test_a_wall_clock_that_jumps_changes_no_call(
             for offset in ("+3600", "-3600", "+0"):
                 clock.write_text(f"{offset}\n")
                 before = seen.long[0].heard
-                await until(lambda: seen.long[0].heard > before + 60, "a second of echoes")  # noqa: B023
+                await until(lambda: seen.long[0].heard > before + 100, "a second of echoes")  # noqa: B023
         longest = time.monotonic() - began
         record = await daemon.record_of("long-0")
+        lines = daemon.log()  # before its end: there libfaketime makes time.sleep raise EINVAL
     nobody_noticed(seen)
-    assert 3.5 < record["duration_seconds"] < longest
+    assert 5.5 < record["duration_seconds"] < longest
     shifts = {
         round(datetime.fromisoformat(line["at"]).timestamp() - time.time(), -3)
-        for line in daemon.log("call.started")
+        for line in lines
+        if line["event"] == "call.started"
     }
     assert shifts >= {4000.0, -4000.0}, "the clock did not jump"
-    assert [daemon.log(name) for name in ("worker.lost", "call.abandoned", "loop.raised")] == [
-        [],
-        [],
-        [],
-    ]
-    reasons = {line["reason"] for line in daemon.log("call.ended")}
-    assert reasons <= {"caller_hung_up"}
+    events = {line["event"] for line in lines}
+    assert events.isdisjoint({"worker.lost", "call.abandoned", "loop.raised", "switchboard.lost"})
+    assert {line["reason"] for line in lines if line["event"] == "call.ended"} == {"caller_hung_up"}
 
 
 class Silent:
@@ -329,8 +327,13 @@ async def test_the_log_level_changes_in_every_worker(tmp_path: Path) -> None:
     ):
 
         async def some_calls() -> None:
-            for number in range(12):
-                assert await echoes(session, daemon, f"level-{number}")
+            addresses = [
+                daemon.media("raw", f"level-{number}", encoding="mulaw", rate=8000)
+                for number in range(12)
+            ]
+            held = [await session.ws_connect(address) for address in addresses]
+            for call in held:  # all up at once, so that each worker has its share of them
+                await call.close()
 
         await some_calls()
         assert daemon.log("call.started") == []

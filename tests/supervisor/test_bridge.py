@@ -427,6 +427,15 @@ def test_the_command_shows_what_is_published_and_comes_back_by_itself(command, s
     assert (code, "Traceback" in err) == (0, False), err
 
 
+def test_a_daemon_that_is_never_heard_is_told_in_the_log(command, short):
+    """After ten seconds, with the setting that its endpoint should be; not again and again."""
+    bridge = command("--connect", f"ipc://{short}/nobody.sock")
+    line = json.loads(bridge.process.stderr.readline())
+    assert (line["event"], line["wanted"]) == ("bridge.silenced", "control.metrics_tcp")
+    assert line["endpoint"] == f"ipc://{short}/nobody.sock"
+    assert bridge.end() == (0, "")
+
+
 def test_garbage_on_the_wire_is_counted(command, short, context):
     """One frame, three frames, no JSON."""
     endpoint = f"ipc://{short}/metrics.sock"

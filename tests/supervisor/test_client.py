@@ -137,7 +137,7 @@ def test_a_mistake_in_the_file_is_the_answer_when_nobody_is_found(directory):
     file = directory / "flowcatd.toml"
     for text in ("[control]\ndirectory = 3\n", f"control.directory = '{directory}'\nserver = 1\n"):
         file.write_text(text)
-        with pytest.raises(ConfigError, match="flowcatd.toml"):
+        with pytest.raises(ConfigError, match=str(file)):
             locate(arguments("--config", str(file)))
     with pytest.raises(ConfigError, match="prot"):
         locate(arguments("--config", str(file), "--set", "server.prot=3"))

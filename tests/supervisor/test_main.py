@@ -369,6 +369,55 @@ def test_systemd_is_told(toy, tmp_path):
     assert daemon.end() == 0
 
 
+def test_a_reader_that_went_away_is_no_reason_to_end(toy):
+    """Nobody reads standard output: it serves, replaces a lost worker, and ends well."""
+    daemon = toy("silenced", "log.level=debug")
+    daemon.until("worker.counted", 2)
+    os.kill(daemon.workers()[0], signal.SIGKILL)
+    daemon.until("worker.counted")
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def test_agents_of_the_configuration_in_force_are_kept_however_often_a_reload_fails(toy, tmp_path):
+    """A lost worker is forked with what its fellows have, not with what lies on the disk by now."""
+    daemon = toy("second", "log.level=debug")
+    daemon.ready()
+    for _ in range(3):
+        daemon.send(signal.SIGHUP)
+        daemon.until("fleet.reload_failed")
+    os.kill(daemon.workers()[0], signal.SIGKILL)
+    daemon.until("worker.counted")
+    assert (tmp_path / "prepared").read_text() == "1\n1\n1\n1\n"
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
+def waiting(port):
+    """How many connections wait at each listening socket of a port (proc_net_tcp(5))."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [row for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port]
+    return sorted(int(row[4].split(":")[1], 16) for row in listening)
+
+
+def test_callers_do_not_wait_for_a_worker_that_cannot_be_had(toy):
+    """While one slot fails again and again, all new connections go to the other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    daemon = toy("halting", f"server.port={port}", "workers.restart_cap_seconds=20")
+    daemon.ready()
+    os.kill(max(daemon.workers()), signal.SIGKILL)
+    while daemon.until("worker.lost")["again_seconds"] < 0.5:
+        pass
+    callers = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(40)]
+    assert waiting(port) == [0, 40]
+    for caller in callers:
+        caller.close()
+    daemon.send(signal.SIGINT)
+    assert daemon.end() == 0
+
+
 def test_a_closed_terminal_ends_the_daemon(tmp_path):
     """On a terminal SIGHUP means that its window is gone."""
     pid, terminal = pty.fork()

@@ -124,7 +124,7 @@ def test_a_supervisor_that_has_not_reported_is_something_wrong(words, capsys):
 def test_status_knows_the_memory_of_workers_on_this_machine(capsys):
     """Of a child of the daemon's process, and of nobody who merely has its pid."""
     lines = [worker(0, pid=os.getpid())]
-    for parent, shown in ((os.getppid(), r" ms +\d+M "), (os.getpid(), r" ms +- ")):
+    for parent, shown in ((os.getppid(), r" ms +\d+M "), (os.getpid(), r" ms +1h06m ")):
         known = fleet(lines, pid=parent)
         with toy({AskStatus: lambda ask, known=known: [Status(id=ask.id, fleet=known)]}) as board:
             operate(board, "status")

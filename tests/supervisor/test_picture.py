@@ -77,6 +77,16 @@ def test_a_gathering_is_complete_once_every_serving_worker_was_heard_twice():
     assert gathering.is_complete
 
 
+def test_a_worker_that_was_replaced_is_waited_for_while_it_has_calls():
+    """Otherwise the row that people look for after a reload would have no rates."""
+    old, new = worker(0, state="retiring"), worker(0, seat=1, pid=4_000_009)
+    gathering = gathered(fleet([old, new], slots=1), snapshot(new, 1), snapshot(new, 2))
+    gathering.receive(snapshot(old, 1), 0.0)
+    assert not gathering.is_complete
+    gathering.receive(snapshot(old, 2), 1.0)
+    assert gathering.is_complete
+
+
 def test_a_histogram_of_another_shape_is_no_histogram_of_ours():
     """Another release may have other buckets."""
     line = worker(0)

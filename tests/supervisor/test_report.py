@@ -168,4 +168,4 @@ def test_calls_on_replaced_workers_are_noted():
     told = report.render_status(
         fleet([worker(0, generation=2), old], slots=1, generation=2), {}, "1.2.3", colour=False
     )
-    assert "note:  40 calls finish on workers that were replaced\n" in told
+    assert "note:  40 calls finish on workers that were replaced or taken away\n" in told

@@ -167,9 +167,10 @@ def test_what_happened_to_calls_stands_in_columns():
     refused = CallEvent(event="refused", at_utc=88.0, slot=31, run_id="b" * 20, reason="full")
     gathering = gathered(fleet(), ended, timed, refused)
     lines = render(gathering.picture(0.0, 100.0), View(), 100, 30, colour=False)
-    shown = [line for line in lines if " slot " in line]
+    at = lines.index("LATELY") + 1
+    shown = lines[at : at + 3]
     assert shown == [
-        "   12s  refused   bbbbbbbbbbbbbbbbbbbb        slot 31  full",
-        "    2s  ended     a                           slot 0   too long, by daemon, 1m15s, 12 turns",
-        "    2s  ended     a                           slot 0   caller hung up, 1m15s, 1 turn",
+        f"   12s  refused   {'b' * 20:26}  slot 31  full",
+        f"    2s  ended     {'a':26}  slot 0   too long, by daemon, 1m15s, 12 turns",
+        f"    2s  ended     {'a':26}  slot 0   caller hung up, 1m15s, 1 turn",
     ]

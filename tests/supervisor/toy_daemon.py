@@ -8,6 +8,8 @@ Real forks, signals, pipes and exit codes; only what a worker does is chosen by 
     deaf     serves, and ignores both orders
     silent   never says that it serves
     config   raises ConfigError     raise    raises something else     interrupt   is killed by SIGINT
+    halting  slot 1 serves once, and fails to start from then on
+    silenced good, and whoever reads standard output goes away before it serves
     twice    exits with code 3, but is good from the third fork on
 """
 
@@ -30,6 +32,7 @@ from supervisor.config import Config, open_config
 from supervisor.daemon import Daemon, Program
 from supervisor.exchange import Exchange
 from supervisor.holdings import take
+from supervisor.main import say
 from supervisor.process import now
 from supervisor.reload import read_again
 from workers.load import Standing
@@ -46,6 +49,8 @@ def work(kind: str, plan: WorkerPlan) -> int:
     start = _STARTS.get(kind)
     if start is not None and (code := start()):
         return code
+    if kind == "halting" and plan.slot == 1 and _is_second():
+        return 3
     if kind == "second" and plan.generation > 1:
         return ExitCode.CONFIG
     if kind == "stuck":
@@ -60,6 +65,13 @@ def work(kind: str, plan: WorkerPlan) -> int:
         numbers = os.read(wake_read, 64)
         if kind != "deaf" and set(numbers) - {signal.SIGUSR2}:
             return ExitCode.OK
+
+
+def _is_second() -> bool:
+    seen = Path("served")
+    was_there = seen.exists()
+    seen.touch()
+    return was_there
 
 
 def _be_wrong() -> int:
@@ -93,8 +105,22 @@ _STARTS = {
 def say_ready(config: Config, workers: int, seconds: float) -> None:
     """One line for the test."""
     ready = {"event": "ready", "port": config.options.server.port, "workers": workers}
-    sys.stdout.write(json.dumps(ready | {"seconds": seconds}) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(ready | {"seconds": seconds}) + "\n")
+
+
+def prepare(_config: Config) -> dict[str, object]:
+    """One line each time that agents are read."""
+    with Path("prepared").open("a") as file:
+        file.write("1\n")
+    return {}
+
+
+def silence() -> None:
+    """From now on standard output is a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.dup2(write, 1)
+    os.close(read)
+    os.close(write)
 
 
 def board(supervisor_fd: int, ready_fd: int, _alive_fd: int) -> int:
@@ -116,6 +142,8 @@ def board(supervisor_fd: int, ready_fd: int, _alive_fd: int) -> int:
 def main() -> int:
     """Serve as `flowcatd serve` does."""
     kind, *overrides = sys.argv[1:]
+    if kind == "silenced":
+        silence()
     file = Path("toy.toml") if Path("toy.toml").exists() else None
     runtime = tempfile.mkdtemp(prefix="fc-", dir="/tmp")
     overrides = [
@@ -127,7 +155,7 @@ def main() -> int:
     holdings = take(config.options)
     program = Program(
         work=lambda plan: work(kind, plan),
-        prepare=lambda _config: {},
+        prepare=prepare,
         read_again=partial(read_again, file, overrides),
         words=(),
         begun=now(),

@@ -314,6 +314,46 @@ async def test_the_last_worker_closes_whom_nobody_takes(a: Worker, b: Worker) ->
 
 
 @with_workers
+async def test_a_media_request_on_a_kept_connection_goes_to_who_has_room(
+    a: Worker, b: Worker
+) -> None:
+    """After GET /healthz the upgrade: at a full or retiring worker it is the fellow's; exactly two fit."""
+    kept = [await call(a) for _ in range(4)]
+    for caller in kept:
+        assert (await caller.ask(HEALTH)).startswith("HTTP/1.1 200")
+    answers = [await caller.ask(media(f"kept-{number}")) for number, caller in enumerate(kept)]
+    assert sorted(each[9:12] for each in answers) == ["101", "101", "503", "503"]
+    assert (len(a.table), len(b.table)) == (1, 1)
+    refused = next(kept[n] for n, each in enumerate(answers) if each[9:12] == "503")
+    for number, each in enumerate(answers):
+        if each[9:12] == "101":
+            kept[number].close()
+    await until(lambda: len(a.table) + len(b.table) == 0)
+    a.table.draining = True
+    assert (await refused.ask(media("again")))[9:12] == "101"
+    assert (len(a.table), len(b.table)) == (0, 1)
+    for caller in kept:
+        caller.close()
+
+
+@with_workers
+async def test_a_kept_connection_that_its_fellow_does_not_take_is_answered_here(
+    a: Worker, b: Worker
+) -> None:
+    """The fellow looks alive and takes nothing: the request comes back whole, and is served or refused."""
+    b.entrance._fellows.close()
+    kept = [await call(a) for _ in range(6)]
+    for caller in kept:
+        assert (await caller.ask(HEALTH)).startswith("HTTP/1.1 200")
+    answers = [await caller.ask(media(f"back-{number}")) for number, caller in enumerate(kept)]
+    assert sorted(each[9:12] for each in answers) == ["101"] + ["503"] * 5
+    assert (len(a.table), len(b.table)) == (1, 0)
+    assert a.entrance.hand_overs()[2] > 0
+    for caller in kept:
+        caller.close()
+
+
+@with_workers
 async def test_a_task_that_outlives_its_call_is_counted_and_logged(a: Worker, b: Worker) -> None:
     """A real task that will not be cancelled: five seconds later it is in the figures and the log."""
     release = asyncio.Event()

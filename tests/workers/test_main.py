@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from flowcatd.links.open import available_engines
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, socket, sys
@@ -19,7 +21,9 @@ from workers.agents import load_agents
 from workers.load import LoadTable, WORDS
 from workers.main import run
 from workers.plan import WorkerPlan
-alive, _ours = os.pipe()
+alive, ours = os.pipe()
+if {orphan!r}:
+    os.close(ours)
 _theirs, ready = os.pipe()
 door = socket.create_server(("127.0.0.1", 0))
 options = Options(speech=Speech(hearing={hearing!r}, voice="none"), log=Log(format="json"))
@@ -33,6 +37,19 @@ sys.exit(run(WorkerPlan(
 """
 
 
+def live(tmp_path: Path, **chosen: object) -> subprocess.CompletedProcess[str]:
+    """A worker's whole life."""
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(here=str(tmp_path), **chosen)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("hearing", "runtime", "code", "why"),
     [("none", "nowhere", 1, "No such file"), ("nobody", ".", 78, "nobody")],
@@ -41,20 +58,19 @@ def test_a_worker_that_cannot_serve_says_why(
     tmp_path: Path, hearing: str, runtime: str, code: int, why: str
 ) -> None:
     """Without its runtime directory it may be tried again; with a wrong setting it may not."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            PROGRAM.format(hearing=hearing, runtime=runtime, here=str(tmp_path)),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = live(tmp_path, hearing=hearing, runtime=runtime, orphan=False)
     assert done.returncode == code, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["event"] for line in lines] == ["worker.failed"]
     assert why in lines[0]["why"]
+
+
+@pytest.mark.skipif("pocketsphinx" not in available_engines(), reason="needs the `speech` extra")
+def test_an_order_during_the_start_ends_it(tmp_path: Path) -> None:
+    """Its speech helper is not up yet and its parent is gone: it never serves, and says whose end it is."""
+    done = live(tmp_path, hearing="auto", runtime=".", orphan=True)
+    assert done.returncode == 75, done.stderr
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events[0] == "worker.orphaned"
+    assert "worker.started" not in events
+    assert "worker.failed" not in events

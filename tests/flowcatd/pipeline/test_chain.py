@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -358,3 +361,33 @@ def test_without_queues_every_frame_arrives_before_the_next_is_fed(
         assert rig.tail[-1] is frame
         assert all(recording.seen[-1] is frame for recording in recordings)
     assert len(rig.tail) == len(kinds)
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+def test_an_unlinked_chain_is_gone_without_a_collection() -> None:
+    """Its parts refer to each other while it lives, and no longer."""
+    gc.disable()
+    try:
+        chain = Chain([Keys(), Keys()], VirtualScope())
+        chain.feed(InputDtmf("1"))
+        chain.feed_up(InputDtmf("2"))
+        gone = [weakref.ref(each) for each in (chain, *chain.processors())]
+        chain.unlink()
+        del chain
+        assert [each() for each in gone] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_what_is_pushed_after_the_end_is_forgotten() -> None:
+    """A provider's late word raises nothing and reaches nobody."""
+    first, last = Keys(), Keys()
+    chain = Chain([first, last], VirtualScope())
+    chain.unlink()
+    first.push(InputDtmf("1"))
+    last.push_up(InputDtmf("2"))
+    chain.feed(InputDtmf("3"))
+    chain.feed_up(InputDtmf("4"))
+    assert (first.keys, last.keys, chain.processors()) == ([], [], [])

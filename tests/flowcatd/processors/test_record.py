@@ -11,6 +11,7 @@ from flowcatd.frames import (
     Failure,
     Frame,
     InputAudio,
+    LineHeard,
     PlayoutCleared,
     SentAudio,
     Start,
@@ -202,6 +203,27 @@ async def test_a_caller_who_is_told_nothing_waits_no_longer_than_a_tick() -> Non
     assert call.sink.leg(1) == [2] * RATE + [0] * 29 * RATE
 
 
+async def test_a_line_that_was_heard_is_held_no_longer() -> None:
+    """Its end is certain before the hold is over, so what came until then need not wait."""
+    call = Call()
+    call.talk(0, 3000, caller=1, agent=2)
+    call.chain.feed(LineHeard("a line", 0, 3000, complete=True))
+    call.talk(3000, 4200, caller=1)
+    assert call.recorder.seconds > 3.5
+    await call.recorder.close()
+    assert call.sink.leg(1)[: 3 * RATE] == [2] * 3 * RATE
+
+
+async def test_a_line_that_was_cut_is_held_as_long_as_any() -> None:
+    """Where it was cut may be told anew; only what was heard to its end is certain."""
+    call = Call()
+    call.talk(0, 3000, caller=1, agent=2)
+    call.chain.feed(LineHeard("a li", 0, 3000, complete=False))
+    call.talk(3000, 4200, caller=1)
+    assert call.recorder.seconds < 0.5
+    await call.recorder.close()
+
+
 async def test_the_agents_next_word_finds_its_place() -> None:
     """What is said after a long silence stands where it was said, to the sample."""
     call = Call()
@@ -211,6 +233,7 @@ async def test_the_agents_next_word_finds_its_place() -> None:
     await call.recorder.close()
     assert call.sink.leg(1) == [0] * 10 * RATE + [2] * RATE + [0] * 9 * RATE
     assert call.recorder.refused == call.recorder.late_clears == 0
+
 
 async def test_memory_does_not_grow_with_the_call() -> None:
     """After ten minutes no more waits than after ten seconds."""
