@@ -74,6 +74,7 @@ EVENTS: tuple[tuple[str, str], ...] = (
     ("record.lost", "what remains of a call could not be written"),
     ("switchboard.given_up", "the switchboard cannot serve, and why"),
     ("switchboard.lost", "the process of control and metrics is gone and is replaced"),
+    ("switchboard.renewed", "the process of control and metrics ended as asked; a new one follows"),
     ("switchboard.started", "the switchboard serves"),
     ("switchboard.troubled", "something was dropped, not bound or not read; counted by kind"),
     ("worker.calls_lost", "a worker died with calls; what can be resumed will be"),

@@ -60,7 +60,7 @@ from supervisor.orders import (
 )
 from supervisor.process import Readable, Told, now
 from supervisor.reload import fixed
-from supervisor.telling import Said, describe, report
+from supervisor.telling import Said, describe, report, serving
 from supervisor.upgrade import ASKING_SECONDS, Asking, Handed, become
 
 ReadAgain = Callable[[Config], Config]
@@ -249,6 +249,8 @@ class Daemon:
                 self._answer(ask.id, "this is not for the supervisor", ok=False)
 
     def _answer(self, ask: str, text: str, *, done: bool = True, ok: bool = True) -> None:
+        if done:
+            self._state()  # whoever asks next what came of it must not hear of the time before
         if ask:
             self._exchange.answer(Answer(id=ask, text=text, done=done, ok=ok))
 
@@ -399,7 +401,7 @@ class Daemon:
             case Reloaded(generation, problem):
                 self._reloaded(generation, problem)
             case Resized(slots, problem):
-                self._over(problem or f"{slots} workers serve", ok=not problem)
+                self._over(problem or serving(slots), ok=not problem)
             case Progress(text):
                 log.info("fleet.progressed", what=text)
                 self._answer(self._wish.ask if self._wish else "", text, done=False)
@@ -445,7 +447,7 @@ class Daemon:
         self._configs = {each: self._configs[each] for each in self._configs if each in used}
         self._forking.keep(used)
         if not self._ending:
-            systemd.ready(self._systemd, f"{self._fleet.wanted} workers serve", pid=os.getpid())
+            systemd.ready(self._systemd, serving(self._fleet.wanted), pid=os.getpid())
 
     def _over(self, text: str, *, ok: bool) -> None:
         """What an operator wished for is done, or failed; what the new settings want comes next."""
@@ -463,7 +465,7 @@ class Daemon:
     def _serving(self) -> None:
         log.info("fleet.served", workers=self._fleet.wanted, port=self._holdings.port)
         self._program.say_ready(self._config, self._fleet.wanted, now() - self._program.begun)
-        systemd.ready(self._systemd, f"{self._fleet.wanted} workers serve", pid=os.getpid())
+        systemd.ready(self._systemd, serving(self._fleet.wanted), pid=os.getpid())
 
     # --- telling ----------------------------------------------------------------------------------
 

@@ -103,7 +103,10 @@ class Exchange:
 
     def reaped(self, how: str, at: float) -> None:
         """It is gone; another comes, unless nobody wants one any more."""
-        log.warning("switchboard.lost", pid=self.pid, how=how)
+        if self._line is None and how == "exit code 0":
+            log.info("switchboard.renewed", pid=self.pid)
+        else:
+            log.warning("switchboard.lost", pid=self.pid, how=how)
         self._hang_up()
         if at - self._since >= STEADY_SECONDS:
             self._pause = PAUSE_FIRST

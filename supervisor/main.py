@@ -136,7 +136,7 @@ def _could_take_over(config: Config, version: int) -> int:
         )
         return ExitCode.CONFIG
     if problems := changed(config, upgrade.read_state(os.dup(0)).fixed):
-        sys.stdout.write("; ".join(problems) + "\n")
+        sys.stdout.write("; ".join(map(str, problems)) + "\n")
         return ExitCode.CONFIG
     preload()
     sys.stdout.write(f"flowcatd {flowcatd.__version__}\n")

@@ -30,14 +30,15 @@ def read_again(file: Path | None, overrides: list[str], old: Config) -> Config:
     """The configuration as it is now; raises ConfigError with every reason why not to take it."""
     try:
         new = open_config(file, overrides)
-        problems = [str(problem) for problem in check_files(new)]
+        problems = check_files(new)
     except OSError as error:
         raise ConfigError(str(error.filename), f"cannot be read: {error.strerror}") from error
     problems += changed(new, fixed(old))
     if problems:
-        shown = "; ".join(problems[:PROBLEMS_SHOWN])
+        first, others = problems[0], [str(problem) for problem in problems[1:PROBLEMS_SHOWN]]
         more = len(problems) - PROBLEMS_SHOWN
-        raise ConfigError("reload", shown + (f"; and {more} more" if more > 0 else ""))
+        others += [f"and {more} more"] if more > 0 else []
+        raise ConfigError(first.where, "; ".join([first.problem, *others]), key=first.key)
     return new
 
 
@@ -46,10 +47,10 @@ def fixed(config: Config) -> dict[str, str]:
     return {key: _value(config, key) for key in FIXED}
 
 
-def changed(new: Config, before: Mapping[str, str]) -> list[str]:
+def changed(new: Config, before: Mapping[str, str]) -> list[ConfigError]:
     """What is wrong with taking this configuration where `fixed` was `before`."""
     return [
-        f"{new.where}: {key}: cannot change while the daemon runs; restart it"
+        ConfigError(new.where, "cannot change while the daemon runs; restart it", key=key)
         for key, value in fixed(new).items()
         if before.get(key, value) != value
     ]

@@ -33,6 +33,11 @@ class Said:
     """Since the start."""
 
 
+def serving(workers: int) -> str:
+    """`4 workers serve`."""
+    return "1 worker serves" if workers == 1 else f"{workers} workers serve"
+
+
 def describe(fleet: Fleet, holdings: Holdings, config: Config, said: Said) -> FleetState:
     """The whole state as one message."""
     return FleetState(

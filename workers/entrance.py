@@ -85,6 +85,11 @@ class Entrance:
         if self._sip is not None:
             self._sip.stop()
 
+    def leave_sip(self) -> None:
+        """Let go of the SIP port, too."""
+        if self._sip is not None:
+            self._sip.close()
+
     def hand_overs(self) -> tuple[int, int, int]:
         """Connections given, taken and returned."""
         return self._fellows.given, self._fellows.taken, self._fellows.failed

@@ -73,6 +73,7 @@ class Household:
     def settle(self) -> None:
         """The worker is warm and has no calls: from now on collections are ours."""
         self._collector.take_over(self._clock.now())
+        self._lag.forget()
         self._settled = True
 
     def defers(self) -> bool:
@@ -105,7 +106,7 @@ class Household:
         self._vitals.close()
 
     def _beat(self, now: float, lag_seconds: float) -> None:
-        changed = self.shedding.lagged(lag_seconds, now)
+        changed = self.shedding.lagged(lag_seconds, now) if self._settled else None
         if changed is not None:
             log.warning(
                 "load.shed",
@@ -113,8 +114,7 @@ class Household:
                 before=changed.source.name.lower(),
                 lag_ms=round(changed.lag_seconds * 1000),
             )
-            if self._settled:
-                self._table.shedding = self.shedding.level >= Level.REFUSE
+            self._table.shedding = self.shedding.level >= Level.REFUSE
         if self._settled:
             self._collector.beat(now, calls=len(self._table), deferring=self.defers())
         if now >= self._second_at:

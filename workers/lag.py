@@ -11,11 +11,17 @@ stall shows at once and in full; what it says is forgotten within seconds. A mea
 the stall among twenty good beats, and a maximum over a window forgets all of it in one step, which
 makes admission flap. No lateness counts for more than a second: a machine that was suspended is
 late by hours, once.
+
+What is given up under load (workers/shed.py) goes by a stricter figure: the lag that SUSTAINED beats of
+the last second reached. A single stall, which on a shared machine is somebody else's doing and over
+when it is seen, is no reason to turn a call away; a loop with more work than time is late each beat.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from heapq import nlargest
 from typing import Protocol
 
 from flowcatd.log import get_logger
@@ -38,8 +44,14 @@ HALF_LIFE_SECONDS = 1.0
 MOST_SECONDS = 1.0
 """One stall, however long, is forgotten (below 8 ms) after seven seconds."""
 
+SUSTAINED = 3
+"""Late beats in a second that make it overload and no hiccup."""
+
+BEATS_SEEN = 20
+"""A second's worth."""
+
 Beat = Callable[[float, float], None]
-"""What else is done at every beat, given the time and the recent lag, both in seconds."""
+"""What else is done at every beat, given the time and the sustained lag, both in seconds."""
 
 
 class Row(Protocol):
@@ -66,6 +78,18 @@ class RecentLag:
         return self.seconds
 
 
+class SustainedLag:
+    """The lateness that at least SUSTAINED of the last BEATS_SEEN beats had; pure."""
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=BEATS_SEEN)
+
+    def seen(self, late: float) -> float:
+        """One more lateness (seconds); returns the sustained lag."""
+        self._seen.append(min(max(late, 0.0), MOST_SECONDS))
+        return nlargest(SUSTAINED, self._seen)[-1] if len(self._seen) >= SUSTAINED else 0.0
+
+
 class LagWatch:
     """Watches one worker's loop, from its construction until the loop ends."""
 
@@ -83,6 +107,7 @@ class LagWatch:
         self._metrics = metrics
         self._beat = beat
         self._recent = RecentLag()
+        self._sustained = SustainedLag()
         self._told_at = float("-inf")
         self._times = 0
         self._worst_ms = 0.0
@@ -95,6 +120,12 @@ class LagWatch:
         """The recent lag in seconds, as of the last beat."""
         return self._recent.seconds
 
+    def forget(self) -> None:
+        """The worker is warm: what starting took says nothing about the load of calls."""
+        self._clock.worst_lateness()
+        self._recent = RecentLag()
+        self._sustained = SustainedLag()
+
     def _rang(self) -> None:
         now = self._clock.now()
         late = self._clock.worst_lateness()
@@ -106,7 +137,7 @@ class LagWatch:
                 self._metrics.observe("loop_lag_seconds", late)
             self._report(late * 1000, now)
             if self._beat is not None:
-                self._beat(now, recent)
+                self._beat(now, self._sustained.seen(late))
         finally:  # whatever raises, the heart goes on
             self._clock.wake(now + PERIOD_SECONDS, self._rang)
 

@@ -7,7 +7,7 @@ no new calls, live ones finish or hear a goodbye, then fellows, helpers and the 
     SIGUSR1  retire: the queue of the door is taken, then the door is closed; calls may go on long
     SIGTERM  drain: the door stays open to refuse in the caller's language; calls may go on a while
     SIGINT   stop: every call is ended now
-    parent's death as SIGTERM; a more urgent order replaces one that is being carried out
+    parent's death as SIGTERM, with the door closed; a more urgent order replaces one that is being carried out
 """
 
 from __future__ import annotations
@@ -177,8 +177,12 @@ class _Worker:
         order = await self._next_order(None)
         self._table.draining = True
         while True:
-            if order is Order.RETIRE:
+            if order in {Order.RETIRE, Order.ORPHAN}:
+                # Somebody else has the port, or is about to: a new daemon can take it at once.
                 entrance.stop()
+            if order is Order.ORPHAN:
+                entrance.leave_sip()
+            if order is Order.RETIRE:
                 log.info("worker.retired", calls=len(self._table))
             else:
                 log.info(

@@ -199,9 +199,9 @@ class Wiring:
         resumption = None
         for each in found:
             if is_same_call(each.journal, started.call_id) and journals.claim(each):
+                resumption = resumption_of(each.journal, call.ledger.identity, call.now())
                 if parts.listing is not None:
                     parts.listing.remove(call)
-                resumption = resumption_of(each.journal, call.ledger.identity, call.now())
                 call.take_up(resumption.ledger)
                 if parts.listing is not None:
                     parts.listing.add(call)

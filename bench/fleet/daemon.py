@@ -123,6 +123,8 @@ def daemon(config: str, settings: Mapping[str, object]) -> Iterator[Daemon]:
         finally:
             running.send_signal(signal.SIGINT)
             running.wait(START_SECONDS)
+            if running.stdout is not None:
+                running.stdout.close()
 
 
 def until(condition: Callable[[], bool], within: float = START_SECONDS) -> float:

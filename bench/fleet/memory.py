@@ -2,7 +2,7 @@
 
 Run: `python -m bench.fleet.memory [--case NAME …] [--calls 200,400] [--json]`; `make memory` runs all.
 
-A case is an agent, a carrier, what is on the line (silence, or white noise at -50 dBFS) and whether
+A case is an agent, a carrier, what is on the line (silence, or white noise at -55 dBFS) and whether
 calls are recorded. Each case gets a daemon with one worker; calls are opened, the agent has its say,
 and when figures have settled the worker's own memory is read. The first calls also pay for what a
 worker warms up once, so the honest cost of a call is the difference between the two numbers of calls.
@@ -30,7 +30,8 @@ CALL_KIB = 60
 """What issue 3 promises."""
 SETTLE_SECONDS = {"echo": 14.0, "at_rest": 20.0}
 """Longer than the collector's period, and for the dialog agent than its prompt, and a recording's hold after it."""
-NOISE_DBFS = -50.0
+NOISE_DBFS = -55.0
+"""Below what voice activity listens to (-51): louder noise is taken for a turn now and then."""
 AGENTS = Path(__file__).with_name("agents")
 
 

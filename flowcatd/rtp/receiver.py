@@ -86,7 +86,7 @@ class Receiver:
                 break
             held = len(pcm) // 2 * self._clock / self._rate if pcm else 0
             got = self.jitter.get(now, held)
-            more = self._fill(got) if type(got) is Hole else self._play(got)  # type: ignore[arg-type]  # the other kind
+            more = self._fill(got) if type(got) is Hole else self._play(got, len(pcm))  # type: ignore[arg-type]  # the other kind
             pcm = pcm + more if pcm else more
         else:
             pcm += bytes(want)
@@ -112,7 +112,7 @@ class Receiver:
         self.jitter.reset()
         self._noise.noise = None
 
-    def _play(self, piece: Piece) -> bytes:
+    def _play(self, piece: Piece, held: int) -> bytes:
         """What a payload sounds like; nothing for a description of noise."""
         codec = self._codecs.get(piece.payload_type)
         if codec is None:
@@ -130,7 +130,7 @@ class Receiver:
         if concealer.concealing:
             pcm = concealer.rejoin(pcm)
         concealer.heard(pcm)
-        return self._corrected(pcm) if jitter.wish else pcm
+        return self._corrected(pcm, held) if jitter.wish else pcm
 
     def _fill(self, hole: Hole) -> bytes:
         if hole.kind is Gap.LOST or hole.kind is Gap.EMPTY:
@@ -151,15 +151,16 @@ class Receiver:
         except RtpError:
             self.heard.undecodable += 1
 
-    def _corrected(self, pcm: bytes) -> bytes:
+    def _corrected(self, pcm: bytes, held: int) -> bytes:
         """The piece a period shorter or longer, as the jitter buffer wishes, if it has one to give."""
         wish = self.jitter.wish * self._rate // self._clock
         concealer = self._concealer
         quiet = concealer.loudness < max(QUIET_RMS, 2 * concealer.floor)
         quiet = quiet or self._refusals >= STUBBORN
         if wish > 0:
-            # Without its successor at hand a shorter piece would only make a hole.
-            made = shorten(pcm, self._rate, wish, quiet=quiet) if self.jitter.ready else pcm
+            made = shorten(pcm, self._rate, wish, quiet=quiet)
+            if made is not None and held + len(made) < self._want and not self.jitter.ready:
+                return pcm  # its successor would be wanted in this tick, and is not at hand
         else:
             made = lengthen(pcm, self._rate, max(-wish, self._rate // 100), quiet=quiet)
         if made is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -139,8 +139,9 @@ class Media:
             read = read_rtpmap(value)
             if read is not None:
                 maps.setdefault(read.payload, read)
+        params = self._params()
         return tuple(
-            Format(known.payload, known.name, known.clock_hz, known.channels, self.fmtp(payload))
+            replace(known, fmtp=params[payload]) if payload in params else known
             for payload in self.payloads
             if (known := maps.get(payload, STATIC.get(payload))) is not None
         )
@@ -153,11 +154,17 @@ class Media:
 
     def fmtp(self, payload: int) -> str:
         """The parameters of a payload type, empty when there are none."""
+        return self._params().get(payload, "")
+
+    def _params(self) -> dict[int, str]:
+        """The first fmtp of each payload type."""
+        found: dict[int, str] = {}
         for value in self.values("fmtp"):
             number, _, text = value.strip().partition(" ")
-            if number == str(payload):
-                return text.strip()
-        return ""
+            payload = read_number(number, 127)
+            if payload is not None:
+                found.setdefault(payload, text.strip())
+        return found
 
     @property
     def direction(self) -> Direction | None:

@@ -270,3 +270,31 @@ async def test_a_daemon_without_standard_streams_serves(tmp_path: Path) -> None:
             process.kill()
             await process.wait()
         shutil.rmtree(runtime)
+
+
+async def test_a_new_daemon_takes_the_port_at_once_while_old_workers_finish_their_calls(
+    tmp_path: Path,
+) -> None:
+    """The supervisor is killed with calls up; its successor serves on the same addresses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics = f"metrics.port={probe.getsockname()[1]}"
+    async with running(tmp_path, "workers.count=2", metrics) as daemon:
+        family = psutil.Process(daemon.process.pid).children(recursive=True)
+        async with traffic(daemon, long=4) as seen:
+            os.kill(daemon.process.pid, signal.SIGKILL)
+            runtime = Path(daemon.ready["control"].removeprefix("ipc://")).parent
+            again = (
+                f"server.port={daemon.ready['port']}",
+                metrics,
+                f"control.directory={runtime}",
+            )
+            (tmp_path / "two").mkdir()
+            async with running(tmp_path / "two", "workers.count=2", *again) as successor:
+                assert successor.ready["port"] == daemon.ready["port"]
+                async with traffic(successor, long=4, new_per_second=20) as second:
+                    heard = seen.long[0].heard
+                    await until(lambda: seen.long[0].heard > heard + 50, "a second of echoes")
+                nobody_noticed(second)
+        nobody_noticed(seen)
+        await until(lambda: not any(map(psutil.Process.is_running, family)), "everybody's end")

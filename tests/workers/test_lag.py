@@ -14,7 +14,15 @@ from flowcatd import log as logging
 from flowcatd.metrics import Metrics
 from flowcatd.options import Log
 from workers.clock import WorkerClock
-from workers.lag import HALF_LIFE_SECONDS, LIMIT_MS, MOST_SECONDS, LagWatch, RecentLag
+from workers.lag import (
+    BEATS_SEEN,
+    HALF_LIFE_SECONDS,
+    LIMIT_MS,
+    MOST_SECONDS,
+    LagWatch,
+    RecentLag,
+    SustainedLag,
+)
 from workers.load import WORDS, LoadTable
 
 
@@ -45,13 +53,15 @@ async def test_every_beat_ticks_in_the_row_and_is_observed() -> None:
     beats: list[tuple[float, float]] = []
     clock = WorkerClock(asyncio.get_running_loop())
     began = clock.now()
-    LagWatch(clock, row=row.row(0), metrics=metrics, beat=lambda now, lag: beats.append((now, lag)))
+    watch = LagWatch(
+        clock, row=row.row(0), metrics=metrics, beat=lambda now, lag: beats.append((now, lag))
+    )
     await until(lambda: len(beats) >= 3)
-    now, lag = beats[-1]
     load = row.read(0)
-    assert load.tick_us == int(now * 1e6)
-    assert load.lag_us == int(lag * 1e6)
-    assert now > began
+    assert load.tick_us == int(beats[-1][0] * 1e6)
+    assert load.lag_us == int(watch.recent * 1e6)
+    assert beats[-1][1] <= watch.recent
+    assert beats[-1][0] > began
     assert sum(metrics.histograms["loop_lag_seconds"].counts) == len(beats)
 
 
@@ -115,3 +125,20 @@ def test_the_heart_beats_in_the_loop_that_workers_have():
         return clock.rings
 
     assert uvloop.run(live()) == 5
+
+
+def test_a_single_stall_is_no_overload_and_lateness_at_each_beat_is() -> None:
+    """Three late beats of the last second's twenty are what counts, and how late all three were."""
+    lag = SustainedLag()
+    assert [lag.seen(late) for late in (0.4, 0.001, 0.002, 0.3)] == [0, 0, 0.001, 0.002]
+    assert [lag.seen(late) for late in (0.2, 0.25)] == [0.2, 0.25]
+    assert [lag.seen(0.001) for _ in range(BEATS_SEEN)][-1] == 0.001
+
+
+async def test_what_starting_took_is_forgotten() -> None:
+    """A stall before `forget` leaves neither recent nor sustained lag."""
+    watch = LagWatch(WorkerClock(asyncio.get_running_loop()))
+    time.sleep(0.2)  # noqa: ASYNC251 the stall is what is tested
+    await until(lambda: watch.recent > 0.05)
+    watch.forget()
+    assert watch.recent == 0.0

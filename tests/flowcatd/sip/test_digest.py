@@ -87,9 +87,7 @@ class Door:
         self.client = Answerer(secret, lambda: "c0ffee", **client)
         self.cseq = 0
 
-    def ask(
-        self, now: float = 0.0, *, authorized: bool = True, method: str = "REGISTER"
-    ) -> Request:
+    def ask(self, *, authorized: bool = True, method: str = "REGISTER") -> Request:
         """A request with the credentials that the client has."""
         self.cseq += 1
         asked = request(method, cseq=f"{self.cseq} {method}", uri="sip:example.com")
