@@ -14,6 +14,7 @@ nobody takes is refused, or closed, here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from typing import Any
@@ -51,6 +52,7 @@ class Entrance:
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_SECONDS,
+            logger=_http_log(),
         )
         self._arriving: set[asyncio.Task[Any]] = set()
         self._door: Door
@@ -204,3 +206,21 @@ def _name_of(connection: socket.socket) -> object:
     except OSError:
         return None
     return name
+
+
+class _Told(logging.Handler):
+    """aiohttp's own boundary, in our words: what a handler raised ends its request and no other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line; the traceback without values (flowcatd/log.py)."""
+        error = record.exc_info[1] if record.exc_info else None
+        log.error("loop.raised", what="an HTTP request failed", exc_info=error)
+
+
+def _http_log() -> logging.Logger:
+    """The logger aiohttp's server writes to; only what is wrong, and nowhere else."""
+    logger = logging.getLogger("flowcatd.http")
+    logger.propagate = False
+    logger.setLevel(logging.ERROR)
+    logger.handlers = [_Told()]
+    return logger

@@ -26,6 +26,16 @@ from flowcatd.errors import LocalError
 from flowcatd.sip.digest import Answerer
 from flowcatd.sip.header import Address, Via, parse_number
 from flowcatd.sip.message import Request, Response, build_request
+from flowcatd.sip.register_terms import (
+    Failed,
+    Left,
+    Lost,
+    Registered,
+    RegistrationEvent,
+    Terms,
+    back_off,
+    refresh_after,
+)
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri, is_same_uri
 
@@ -34,15 +44,9 @@ ROUNDS_MAX = 6
 REDIRECTS_MAX = 3
 SECONDS_MAX = 86_400
 """A registrar that wants longer than a day (423) does not know what it wants."""
-SHORTEST = 10.0
-"""Between two refreshes, whatever a registrar grants."""
 RETRY_AFTER_MAX = 3600.0
 ROUTES_MAX = 16
 EVENTS_MAX = 100
-TWO_TIMEOUTS = 64.0
-"""Twice 64*T1: one refresh may time out and another one still be in time."""
-MANY_FAILURES = 30
-"""Where doubling stops to matter."""
 
 
 class State(Enum):
@@ -54,72 +58,6 @@ class State(Enum):
     WAITING = "an attempt failed; the next one has its time"
     LEAVING = "the binding is being taken back"
     LEFT = "over"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What is registered, where, and how patiently."""
-
-    registrar: Uri
-    """The Request-URI: the domain, without a user."""
-    identity: Address
-    """Our address of record: To and From, without a tag."""
-    contact: Uri
-    """Where we are."""
-    via: Via
-    """Transport and sent-by; the branch is added."""
-    seconds: int = 3600
-    """The lifetime that is asked for."""
-    routes: tuple[Uri, ...] = ()
-    """Proxies on the way, to be preloaded as Route with `lr` (§8.1.2)."""
-    instance: str = ""
-    """`urn:uuid:…`: asks for RFC 5626 outbound, with one flow; empty does without."""
-    back_off: float = 10.0
-    """Seconds: the first pause is drawn from once to twice this."""
-    back_off_cap: float = 300.0
-    """Seconds. A healthy trunk that refreshes every five minutes asks as often; half an hour, as in
-    RFC 5626, would leave a trunk dead for that long after its registrar is back."""
-    refused_pause: float = 300.0
-    """Seconds after a refused password: asking faster gets addresses banned."""
-    leave_seconds: float = 4.0
-    """How long leaving may take."""
-
-
-# --- what the application is told -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """Bound for so many seconds; `is_refresh` when it was before."""
-
-    seconds: int
-    is_refresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt failed; `status` is 0 without an answer."""
-
-    status: int
-    problem: str
-    retry_in: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The binding is gone: it ran out, or the registrar does not have it any more."""
-
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Over; `confirmed` when the registrar said so."""
-
-    confirmed: bool
-
-
-RegistrationEvent = Registered | Failed | Lost | Left
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +79,7 @@ class _Attempt:
     """From a first request to what ends it: success, failure, or the last round."""
 
     registrar: Uri
+    contact: Uri
     rounds: int = 0
     redirects: int = 0
     leaves: bool = False
@@ -243,15 +182,15 @@ class Registration:
         if self.state is State.LEAVING:
             self._end(confirmed=False)
         elif self.state in {State.REGISTERED, State.WAITING}:
-            self._begin(now)
+            self._begin()
 
     # --- wanted
 
-    def start(self, now: float) -> None:
+    def start(self) -> None:
         """Registers, and stays registered until `stop`."""
         if self.state is not State.IDLE:
             raise LocalError("a registration is started once")
-        self._begin(now)
+        self._begin()
 
     def stop(self, now: float) -> None:
         """Takes the binding back; `Left` follows within `leave_seconds`. May be called again.
@@ -266,17 +205,17 @@ class Registration:
             return
         self._wait(State.LEAVING, now + self.terms.leave_seconds)
         if self._attempt is None:
-            self._begin_leaving(now)
+            self._begin_leaving()
 
-    def refresh(self, now: float) -> None:
-        """Registers now instead of later: our address changed, or somebody asked for it."""
+    def refresh(self) -> None:
+        """Registers now instead of later, unless it is doing so."""
         if self.state in {State.REGISTERED, State.WAITING}:
-            self._begin(now)
+            self._begin()
 
-    def move(self, contact: Uri, via: Via, now: float) -> None:
-        """We are elsewhere now; the new place is registered at once, the old one runs out."""
+    def move(self, contact: Uri, via: Via) -> None:
+        """We are elsewhere now; that is registered next, and the old place runs out."""
         self.terms = replace(self.terms, contact=contact, via=via)
-        self.refresh(now)
+        self.refresh()
 
     # --- to collect
 
@@ -325,22 +264,15 @@ class Registration:
 
     # --- asking
 
-    def _begin(self, now: float) -> None:
+    def _begin(self) -> None:
         self.state = State.ASKING
         self._due = None
-        self._attempt = _Attempt(self.terms.registrar)
+        self._attempt = _Attempt(self.terms.registrar, self.terms.contact)
         self._ask(self._attempt)
-        self._now_or_never(now)
 
-    def _begin_leaving(self, now: float) -> None:
-        self._attempt = _Attempt(self.terms.registrar, leaves=True)
+    def _begin_leaving(self) -> None:
+        self._attempt = _Attempt(self.terms.registrar, self.terms.contact, leaves=True)
         self._ask(self._attempt)
-        self._now_or_never(now)
-
-    def _now_or_never(self, now: float) -> None:
-        """A binding that ended while nobody woke us is told of before anything else is."""
-        if self._binding is not None and now >= self._binding.until and not self._leaving:
-            self._lose("it ran out")
 
     def _ask(self, attempt: _Attempt) -> None:
         terms, names = self.terms, self._names
@@ -355,9 +287,10 @@ class Registration:
             call_id=names.call_id,
             cseq=names.cseq,
         )
-        if terms.routes:
-            request.put("route", *(f"<{each.with_parameters(lr=None)}>" for each in terms.routes))
-        request.put("contact", self._contact(leaves=attempt.leaves))
+        if terms.proxies:
+            proxy = terms.proxies[self._trouble.failures % len(terms.proxies)]
+            request.put("route", f"<{proxy.with_parameters(lr=None)}>")
+        request.put("contact", self._contact(attempt))
         request.put("expires", 0 if attempt.leaves else names.asked)
         request.put("supported", "path, outbound" if terms.instance else "path")
         if self._answerer is not None:
@@ -365,11 +298,11 @@ class Registration:
         attempt.request = request
         self._outgoing = [request]
 
-    def _contact(self, *, leaves: bool) -> str:
-        text = f"<{self.terms.contact}>"
+    def _contact(self, attempt: _Attempt) -> str:
+        text = f"<{attempt.contact}>"
         if self.terms.instance:
             text += f';+sip.instance="<{self.terms.instance}>";reg-id=1'
-        return f"{text};expires=0" if leaves else text
+        return f"{text};expires=0" if attempt.leaves else text
 
     # --- answers
 
@@ -431,26 +364,28 @@ class Registration:
     def _succeed(self, attempt: _Attempt, response: Response, now: float) -> None:
         if self._answerer is not None:
             self._answerer.learn(response)
-        self._trouble = _Trouble(status=response.status)
         if attempt.leaves:
             self._end(confirmed=True)
             return
-        seconds = self._granted(response)
+        seconds = self._granted(attempt, response)
         was = self.is_registered(now)
         if seconds <= 0:
             self._lose("the registrar does not have it")
             self._fail(attempt, response.status, "the registrar did not keep the binding", now)
             return
         self._attempt = None
+        self._trouble = _Trouble(status=response.status)
         route = tuple(response.addresses("service-route")[:ROUTES_MAX])
         self._binding = _Binding(now + seconds, route, _flow_seconds(response))
         if self._leaving:
-            self._begin_leaving(now)
+            self._begin_leaving()
             return
         self._tell(Registered(seconds, is_refresh=was))
         self._wait(State.REGISTERED, now + refresh_after(seconds, self._random()))
+        if attempt.contact != self.terms.contact:
+            self._begin()
 
-    def _granted(self, response: Response) -> int:
+    def _granted(self, attempt: _Attempt, response: Response) -> int:
         """Our binding's seconds, of all those in the answer (§10.2.4); 0 when it is not there.
 
         A registrar behind a NAT's other side writes the address it sees: a single contact with our
@@ -459,8 +394,8 @@ class Registration:
         shared = response.number("expires")
         usual = self._names.asked if shared is None else shared
         found = response.addresses("contact")
-        mine = [each for each in found if self._is_mine(each)]
-        if not mine and len(found) == 1 and found[0].uri.user == self.terms.contact.user:
+        mine = [each for each in found if self._is_mine(each, attempt.contact)]
+        if not mine and len(found) == 1 and found[0].uri.user == attempt.contact.user:
             mine = found
         if not found:
             return min(usual, SECONDS_MAX)
@@ -469,11 +404,11 @@ class Registration:
         text = mine[0].parameters.get("expires")
         return min(usual if text is None else parse_number(text), SECONDS_MAX)
 
-    def _is_mine(self, address: Address) -> bool:
+    def _is_mine(self, address: Address, contact: Uri) -> bool:
         instance = address.parameters.get("+sip.instance")
         if self.terms.instance and instance:
             return instance.strip("<>") == self.terms.instance
-        return is_same_uri(address.uri, self.terms.contact)
+        return is_same_uri(address.uri, contact)
 
     # --- endings
 
@@ -486,7 +421,7 @@ class Registration:
             if attempt.leaves or self._binding is None:
                 self._end(confirmed=False)
             else:
-                self._begin_leaving(now)
+                self._begin_leaving()
             return
         self._trouble.failures += 1
         self._trouble.status, self._trouble.problem = status, problem
@@ -513,18 +448,6 @@ class Registration:
         if len(self._events) >= EVENTS_MAX:
             raise LocalError("the events of a registration are not drained")
         self._events.append(event)
-
-
-def refresh_after(seconds: float, random: float) -> float:
-    """Seconds until a binding that lasts `seconds` is refreshed; `random` from 0 up to 1."""
-    latest = max(seconds / 2, min(seconds * 5 / 6, seconds - TWO_TIMEOUTS))
-    return max(min(SHORTEST, seconds), latest * (1 - random / 10))
-
-
-def back_off(terms: Terms, failures: int, random: float) -> float:
-    """Seconds until the next attempt after so many failures in a row (RFC 5626 §4.5)."""
-    most = min(terms.back_off_cap, terms.back_off * 2 ** min(failures, MANY_FAILURES))
-    return most * (0.5 + random / 2)
 
 
 def _answers(request: Request | None, response: Response) -> bool:

@@ -377,9 +377,7 @@ class Cache:
         self._entries.move_to_end(question)
         return entry.records
 
-    def put(
-        self, question: Question, records: Iterable[Record], ttl: float, now: float
-    ) -> None:
+    def put(self, question: Question, records: Iterable[Record], ttl: float, now: float) -> None:
         """An answer, with its time to live in seconds; no records is that there are none."""
         kept = tuple(records)[:RECORDS_MAX]
         seconds = min(max(ttl, TTL_MIN), TTL_MAX if kept else NEGATIVE_SECONDS)

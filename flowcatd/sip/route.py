@@ -349,5 +349,3 @@ def present(trunk: Trunk, caller_id: str = "") -> Presented | Refused:
         if identity.from_user != "account":
             from_ = Address(ANONYMOUS, "Anonymous")
     return Presented(from_, fields)
-
-

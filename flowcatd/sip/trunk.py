@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Final
 
@@ -111,6 +111,8 @@ Rate = Annotated[float, Between(0.01, 10_000)]
 CODECS: Final = ("opus", "g722", "pcmu", "pcma")
 TRANSPORTS: Final = ("auto", "udp", "tcp", "tls", "ws", "wss")
 
+NO_SECRET: Final = Secret()
+
 # --- the sections ---------------------------------------------------------------------------------
 
 
@@ -143,7 +145,7 @@ class Account:
     """The user of our address there."""
     auth_user: Plain = ""
     """The user of digest credentials; empty is `user`."""
-    password: Secret = Secret()
+    password: Secret = NO_SECRET
     """The password, by reference."""
 
 
@@ -172,7 +174,7 @@ class Inbound:
     """Whether a caller must know a password as well; alone, it lets in from anywhere."""
     user: Plain = ""
     """The user who must."""
-    password: Secret = Secret()
+    password: Secret = NO_SECRET
     realm: Annotated[str, Fits(_like(_PLAIN, "may hold no quotes or line ends"))] = "flowcatd"
     most_calls: Calls = 0
     """Live inbound calls; 0 is as many as the workers have."""
@@ -298,8 +300,21 @@ class Trunk:
 
     @property
     def registrar(self) -> Uri:
-        """Where REGISTER goes (§10.2: the domain, without a user)."""
-        return parse_uri(self.register.registrar or f"sip:{self.domain}")
+        """The Request-URI of REGISTER (§10.2: the domain, without a user)."""
+        if self.register.registrar or self.peer.domain or not self.peer.proxies:
+            return parse_uri(self.register.registrar or f"sip:{self.domain}")
+        return replace(self.next_hops[0], user="", password=None)
+
+    @property
+    def next_hops(self) -> tuple[Uri, ...]:
+        """The proxies, with the trunk's transport where they name none."""
+        found = []
+        for text in self.peer.proxies:
+            uri = parse_uri(text)
+            if self.peer.transport != "auto" and "transport" not in uri.parameters:
+                uri = uri.with_parameters(transport=self.peer.transport)
+            found.append(uri)
+        return tuple(found)
 
     @property
     def networks(self) -> tuple[Network, ...]:

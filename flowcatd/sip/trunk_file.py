@@ -207,10 +207,8 @@ class _Reading:
 
     def trunk(self) -> Trunk:
         """What was taken, over the defaults."""
-        sections = (
-            section(**self.values.get(name, {})) for name, section in _SECTIONS.items()
-        )
-        return Trunk(*sections, routes=tuple(self.routes))
+        sections = (section(**self.values.get(name, {})) for name, section in _SECTIONS.items())
+        return Trunk(*sections, tuple(self.routes))
 
     def _take_routes(self, content: object) -> None:
         if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):
@@ -268,7 +266,9 @@ def _needs_user(trunk: Trunk) -> str:
 
 
 def _needs_digest_user(trunk: Trunk) -> str:
-    return "is needed with inbound.digest" if trunk.inbound.digest and not trunk.inbound.user else ""
+    return (
+        "is needed with inbound.digest" if trunk.inbound.digest and not trunk.inbound.user else ""
+    )
 
 
 def _needs_digest_password(trunk: Trunk) -> str:
@@ -357,7 +357,9 @@ def find_pattern_problem(pattern: str) -> str:
             return f"has something at character {at + 1} that a pattern may not have; \\ escapes it"
         kind = str(piece.lastgroup)
         if kind in {"fixed", "repeat"} and (not kinds or kinds[-1] != "atom"):
-            return f"repeats at character {at + 1} what is no single character; write \\+ for a plus"
+            return (
+                f"repeats at character {at + 1} what is no single character; write \\+ for a plus"
+            )
         kinds.append(kind)
         at = piece.end()
     for kind, most in (("repeat", REPEATS_MAX), ("open", GROUPS_MAX), ("bar", BARS_MAX)):

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import json
 import os
 import shutil
 import socket
 import struct
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from flowcatd.links.disk import Disk
+from flowcatd.links.journal import Found
 from flowcatd.metrics import Metrics
 from flowcatd.options import Calls, Options, Records, Speech
+from flowcatd.record import Identity
 from tests.workers.on_loop import on_worker_loop, until
 from workers import speech
 from workers.agents import load_agents
@@ -81,6 +84,7 @@ class Worker:
         ears = speech.Speech(options.speech, runtime, ())
         self.refused: list[str] = []
         wiring = Leaky(options, clock, ears, store)
+        self.wiring = wiring
         self.leaks = wiring.leaks
         told = (self.refused.append, self.household.ended)
         doors = Doors("", self.table, wiring, agents, (seat, "echo"), told)
@@ -111,6 +115,13 @@ class Leaky(Wiring):
     def __init__(self, *parts: object) -> None:
         super().__init__(*parts)  # type: ignore[arg-type]
         self.leaks = []
+        self.trouble: Exception | None = None
+
+    async def look(self, identity: Identity) -> Sequence[Found]:
+        """Fails when told to."""
+        if self.trouble is not None:
+            raise self.trouble
+        return await super().look(identity)
 
     def open(self, *parts: object) -> Parts:  # type: ignore[override]
         """One call, with a task that ends when its event is set and not before."""
@@ -393,3 +404,24 @@ async def test_a_connection_that_outlives_its_call_is_counted_and_logged(
     said = capfd.readouterr()
     assert "call.leaked" in said.out + said.err
     assert "socket" in said.out + said.err
+
+
+@with_workers
+async def test_a_request_that_fails_by_our_fault_is_told_without_values(
+    a: Worker, b: Worker, capfd
+) -> None:
+    """500 for that caller, a line with the place and no words of theirs, and the next one is served."""
+    for each in (a, b):
+        each.wiring.trouble = RuntimeError("what the caller said")
+    first, second = await call(a), await call(a)
+    assert (await first.ask(media("broken"))).startswith("HTTP/1.1 500")
+    for each in (a, b):
+        each.wiring.trouble = None
+    assert (await second.ask(media("sound"))).startswith("HTTP/1.1 101")
+    first.close()
+    second.close()
+    said = capfd.readouterr()
+    (line,) = (said.out + said.err).splitlines()
+    assert json.loads(line)["event"] == "loop.raised"
+    assert "RuntimeError" in line
+    assert "what the caller said" not in line

@@ -164,7 +164,8 @@ def test_garbage_is_the_one_error(body):
     try:
         parse(body)
     except SipError as error:
-        assert error.status == 400
+        if error.status != 400:
+            raise
 
 
 @given(st.sampled_from(BODIES), st.data())
@@ -177,7 +178,8 @@ def test_a_damaged_body_is_a_description_or_the_one_error(path, data):
     try:
         description = parse(bytes(body))
     except SipError as error:
-        assert error.status == 400
+        if error.status != 400:
+            raise
         return
     assert parse(str(description)) == description
     touch(description)
@@ -291,7 +293,7 @@ def test_what_is_not_rtp_has_no_payload_types():
 def test_a_refused_stream_may_list_no_format():
     """RFC 8866 wants one; answers without are seen, and written again with one."""
     section = media("m=video 0 RTP/AVP")
-    assert list(section.lines())[0] == "m=video 0 RTP/AVP 0"
+    assert next(iter(section.lines())) == "m=video 0 RTP/AVP 0"
 
 
 def test_nowhere_and_multicast_are_told_apart_from_addresses():
