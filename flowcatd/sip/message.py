@@ -37,7 +37,7 @@ from flowcatd.sip.header import (
 )
 from flowcatd.sip.trouble import DROP, SipError
 from flowcatd.sip.uri import Uri, parse_uri
-from flowcatd.sip.words import COMPACT, SINGLE, phrase_of, spell
+from flowcatd.sip.words import COMPACT, KEYS, SINGLE, SPELLED, phrase_of, spell
 
 DEFAULT_PORT = 5060
 MESSAGE_BYTES = 65_536
@@ -49,7 +49,7 @@ LINE_BYTES = 8192
 _REQUEST_LINE = re.compile(rf"({TOKEN}) ([^\s]++) SIP/([0-9]++)\.([0-9]++)", re.IGNORECASE)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: (.*+))?+", re.IGNORECASE | re.DOTALL)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_FOLD = re.compile(r"\r?\n[ \t]++")
+_FOLD = re.compile(r"\n[ \t]++")
 _NO_LINE = re.compile(r"[\r\n]")
 
 
@@ -269,7 +269,9 @@ def _dissect(data: bytes, *, strict: bool = True) -> tuple[str, dict[str, list[s
             raise SipError("no empty line behind the headers")
         end, size = found.span() if found else (len(data), 0)
         size -= end if found else 0
-    text = data[:end].decode("utf-8", "surrogateescape")
+    text = data[:end].decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+    if "\r" in text and strict:
+        raise SipError("a bare carriage return among the headers")
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
     start, *lines = text.split("\n")
@@ -277,20 +279,21 @@ def _dissect(data: bytes, *, strict: bool = True) -> tuple[str, dict[str, list[s
         if strict:
             raise SipError("too many headers", 513)
         del lines[HEADER_LINES:]
-    return start.removesuffix("\r"), _fields(lines, strict=strict), data[end + size :]
+    return start, _fields(lines, strict=strict), data[end + size :]
 
 
 def _fields(lines: list[str], *, strict: bool) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
-    for raw in lines:
-        line = raw.removesuffix("\r")
+    for line in lines:
         name, colon, value = line.partition(":")
-        key = name.rstrip(" \t").lower()
-        if not colon or "\r" in line or len(line) > LINE_BYTES or not is_token(key):
+        key = KEYS.get(name)
+        if key is None:
+            key = name.rstrip(" \t").lower()
+            key = COMPACT.get(key, key)
+        if not colon or len(line) > LINE_BYTES or (key not in SPELLED and not is_token(key)):
             if strict:
                 raise SipError("a header line that is not well-formed")
             continue
-        key = COMPACT.get(key, key)
         if key not in fields:
             fields[key] = [value.strip(" \t")]
         elif key not in SINGLE:

@@ -195,7 +195,7 @@ def _kept(agreed: Media) -> Iterator[Attribute]:
         if each.name in {"crypto", "fingerprint", "mid"}:
             yield each
         elif each.name == "setup":
-            yield each
+            yield Attribute("setup", str(Setup.ACTPASS))
 
 
 def _offered_formats(now: Situation) -> Iterator[Format]:

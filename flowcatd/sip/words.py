@@ -39,15 +39,23 @@ SINGLE: Final = frozenset(
 )
 """Fields that have one value: twice is 400 (RFC 4475 §3.3.8)."""
 
-_SPELLED: Final = {
-    "call-id": "Call-ID",
-    "cseq": "CSeq",
-    "mime-version": "MIME-Version",
-    "min-se": "Min-SE",
-    "rack": "RAck",
-    "rseq": "RSeq",
-    "www-authenticate": "WWW-Authenticate",
-}
+_LONG: Final = """
+Accept Accept-Encoding Accept-Language Alert-Info Allow Authentication-Info Authorization Call-ID
+Call-Info Contact Content-Disposition Content-Encoding Content-Language Content-Length Content-Type
+CSeq Date Diversion Error-Info Event Expires From Geolocation History-Info Identity In-Reply-To Join
+Max-Forwards MIME-Version Min-Expires Min-SE Organization P-Access-Network-Info P-Asserted-Identity
+P-Preferred-Identity Path Priority Privacy Proxy-Authenticate Proxy-Authentication-Info
+Proxy-Authorization Proxy-Require RAck Reason Record-Route Refer-Sub Refer-To Referred-By
+Remote-Party-ID Replaces Reply-To Require Retry-After Route RSeq Server Service-Route Session-Expires
+Session-ID SIP-ETag SIP-If-Match Subject Subscription-State Supported Target-Dialog Timestamp To
+Unsupported User-Agent User-to-User Via Warning WWW-Authenticate
+"""
+
+SPELLED: Final = {name.lower(): name for name in _LONG.split()}
+"""Long names by their lower-case form."""
+
+KEYS: Final = {name: key for key, name in SPELLED.items()} | COMPACT
+"""Lower-case long names by the spelling that nearly all peers use: a look-up instead of a parse."""
 
 _PHRASES: Final = """
 100 Trying
@@ -128,4 +136,4 @@ def phrase_of(status: int) -> str:
 
 def spell(name: str) -> str:
     """A field's name as it is written, from its lower-case long form."""
-    return _SPELLED.get(name) or name.title()
+    return SPELLED.get(name) or name.title()
