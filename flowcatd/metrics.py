@@ -111,6 +111,9 @@ FAMILIES: tuple[Family, ...] = (
     _histogram("loop_lag_seconds", "How late the worker's media timer rang.", LAG_BOUNDS),
     _histogram("gc_pause_seconds", "How long garbage collections held the worker.", PAUSE_BOUNDS),
     _counter("gc_collections", "Garbage collections, by generation.", "generation", GENERATIONS),
+    _histogram(
+        "heap_trim_seconds", "How long giving free memory back held the worker.", PAUSE_BOUNDS
+    ),
     _gauge("shedding_level", "", "What is given up for lack of time: 0 is nothing, 3 the most."),
     _counter("records_lost", "Recordings, transcripts and records that could not be written."),
     _counter("events_dropped", "Metrics and events that nobody read in time."),
@@ -119,6 +122,7 @@ FAMILIES: tuple[Family, ...] = (
     _gauge("memory_bytes", "bytes", "Memory of the worker.", "part", ("rss", "own")),
     _gauge("descriptors", "", "File descriptors the worker has open."),
     _gauge("tasks", "", "Tasks in the worker's loop."),
+    _gauge("wakes", "", "Timers that calls and the worker wait for."),
 )
 """The schema of a worker's figures; the supervisor's own few are in `supervisor/exposition.py`."""
 

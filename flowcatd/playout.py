@@ -20,6 +20,7 @@ had ended, with words weighted by their letters, since a synthesiser reads at an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from flowcatd.media import PTIME_MS
 
@@ -198,6 +199,125 @@ class PlayoutClock:
         self._marks.clear()  # a mark that a clear overtook proves nothing when it comes back
         self.end_ms = position
         return position, lines
+
+
+Between = TypeVar("Between")
+"""What stands between stretches of audio."""
+
+
+class Stretch:
+    """Whole frames of one piece of audio that have not left; the piece itself is not copied."""
+
+    __slots__ = ("at", "end", "pcm")
+
+    def __init__(self, pcm: bytes, at: int, end: int) -> None:
+        self.pcm = pcm
+        self.at = at
+        self.end = end
+
+
+class Backlog(Generic[Between]):
+    """What waits to be sent: pieces of any length, cut into frames only when those leave.
+
+    A line that many calls say is one object that all of them look into, and a call that says a
+    minute holds a few references instead of three thousand frames, which would leave the heap of a
+    worker full of holes.
+    """
+
+    __slots__ = ("_frame", "_held", "_items", "size")
+
+    def __init__(self, frame_bytes: int) -> None:
+        self._frame = frame_bytes
+        self._held = b""  # the end of the last piece: less than one frame
+        self._items: list[Stretch | Between] = []  # few, and an empty deque takes 760 bytes
+        self.size = 0
+        """Whole frames, and what stands between them."""
+
+    def passes(self, pcm: bytes) -> bool:
+        """Whether this is one whole frame with nothing before it: it need not wait here."""
+        return not self._items and not self._held and len(pcm) == self._frame
+
+    def put(self, pcm: bytes) -> None:
+        """More audio."""
+        frame, at = self._frame, 0
+        if self._held:
+            at = frame - len(self._held)
+            joined = self._held + pcm[:at]
+            if len(joined) < frame:
+                self._held = joined
+                return
+            self._add(joined, 0, frame)
+        end = len(pcm) - (len(pcm) - at) % frame
+        self._held = pcm[end:]
+        if end > at:
+            self._add(pcm, at, end)
+
+    def fill(self) -> None:
+        """The audio ends here: what is short of a frame is filled up with silence."""
+        if self._held:
+            self._add(self._held.ljust(self._frame, b"\0"), 0, self._frame)
+            self._held = b""
+
+    def stand(self, item: Between) -> None:
+        """This comes behind all that waits."""
+        self._items.append(item)
+        self.size += 1
+
+    def trim(self, most: int) -> bool:
+        """Leave out the end of the audio put last, beyond a size of `most`; whether it was too much."""
+        over = self.size - most
+        if over <= 0:
+            return False
+        while over > 0 and self._items and isinstance(last := self._items[-1], Stretch):
+            count = min(over, (last.end - last.at) // self._frame)
+            last.end -= count * self._frame
+            self.size -= count
+            over -= count
+            if last.at == last.end:
+                self._items.pop()
+        return True
+
+    @property
+    def first(self) -> Stretch | Between | None:
+        """What leaves next; a stretch by frames, all else by `take`."""
+        return self._items[0] if self._items else None
+
+    def take_frame(self, stretch: Stretch) -> bytes:
+        """The next frame, out of the stretch that stands first."""
+        at = stretch.at
+        stretch.at = end = at + self._frame
+        self.size -= 1
+        if end == stretch.end:
+            del self._items[0]
+        return stretch.pcm[at:end]
+
+    def take(self) -> None:
+        """What stands first, and is no stretch, leaves."""
+        del self._items[0]
+        self.size -= 1
+
+    def between(self) -> list[Between]:
+        """All that stands between stretches."""
+        return [item for item in self._items if not isinstance(item, Stretch)]
+
+    def until_between(self) -> tuple[int, bool]:
+        """How many frames wait before the first thing that is none, and whether there is one."""
+        frames = 0
+        for item in self._items:
+            if not isinstance(item, Stretch):
+                return frames, True
+            frames += (item.end - item.at) // self._frame
+        return frames, False
+
+    def clear(self, keep: list[Between]) -> None:
+        """Forget all, but for these."""
+        self._items = [*keep]
+        self._held = b""
+        self.size = len(keep)
+
+    def _add(self, pcm: bytes, at: int, end: int) -> None:
+        self._items.append(Stretch(pcm, at, end))
+        self.size += (end - at) // self._frame
 
 
 def cut(text: str, start_ms: int, end_ms: int, heard_ms: int) -> str:

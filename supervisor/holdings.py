@@ -124,17 +124,23 @@ class Holdings:
         return [self.doors] if self.sip_doors is None else [self.doors, self.sip_doors]
 
 
+class StillHeldError(LinkRefused):
+    """Something that a daemon which was killed left behind has not let go; the next try may do."""
+
+
 def take(options: Options) -> Holdings:
     """Take everything; raises LinkRefused with the reason and a way out.
 
     What a daemon that was killed leaves behind lets go of our ports within a moment.
     """
-    deadline = now() + (PATIENCE_SECONDS if _was_killed(options) else 0.0)
+    deadline = now() + PATIENCE_SECONDS if _was_killed(options) else 0.0
     while True:
         try:
             return _take(options)
-        except LinkRefused:
+        except LinkRefused as error:
             if now() >= deadline:
+                if deadline:
+                    raise StillHeldError(str(error)) from error
                 raise
         time.sleep(0.05)
 

@@ -112,7 +112,7 @@ class System:
 def wanted(shipped: Mapping[str, str], command: Path) -> Wanted:
     """What must be so, of the shipped files by their names; raises ConfigError.
 
-    `command` is the flowcatd that systemd shall run; its Python lies beside it.
+    `command` is the flowcatd that systemd shall run.
     """
     bad = {letter for letter in str(command) if letter not in _PLAIN}
     if bad or not command.is_absolute():

@@ -30,7 +30,7 @@ from supervisor.check import check_files, print_problems
 from supervisor.config import Config, add_config_arguments, open_config
 from supervisor.daemon import Daemon, Program
 from supervisor.exchange import Exchange
-from supervisor.holdings import Holdings, restore, take
+from supervisor.holdings import Holdings, StillHeldError, restore, take
 from supervisor.preload import preload
 from supervisor.process import age, now
 from supervisor.reload import changed, read_again
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         holdings = take(config.options) if handed is None else restore(handed.kept, config.options)
     except LinkRefused as error:
         sys.stderr.write(f"flowcatd: {error}\n")
-        return ExitCode.BIND
+        return ExitCode.CRASHED if isinstance(error, StillHeldError) else ExitCode.BIND
     try:
         preload()
         exchange = Exchange(

@@ -21,6 +21,9 @@ since the last, or by the last one itself, so the sum of their pauses is the mea
 0.75 to 0.8 of it, and up to 1.7 where the objects have outgrown the CPU's cache (280 000); hence
 MARGIN. Finding a lot of garbage takes longer still, once.
 
+What was collected in slack is then given back to the kernel (workers/heap.py); the slack has to hold
+both. A collection that was forced gives nothing back: it has no time.
+
 https://docs.python.org/3/library/gc.html; bench/micro/collector.py measures the pauses.
 """
 
@@ -32,6 +35,7 @@ from time import perf_counter
 from typing import Final, Literal
 
 from flowcatd.metrics import Metrics
+from workers.heap import Heap
 
 YOUNG: Final = 700
 """Objects more than there were that make a young collection: CPython's own figure up to 3.12."""
@@ -70,6 +74,7 @@ class Collector:
         self._metrics = metrics
         self._slack = slack
         self._on_full = on_full
+        self._heap = Heap(metrics)
         self._before = gc.get_threshold()
         self._started = 0.0
         self._full_pause = 0.0
@@ -102,19 +107,22 @@ class Collector:
         """
         if self.young == 0:
             return False
+        has_slack = calls == 0 or self._has_slack(now)
         if self.young >= OVERDUE_YOUNG:
-            self.forced += not self._has_slack(now) and calls > 0
+            self.forced += not has_slack
         elif calls == 0:
             if now - self._full_at < IDLE_SECONDS:
                 return False
-        elif deferring or now - self._full_at < EVERY_SECONDS or not self._has_slack(now):
+        elif deferring or now - self._full_at < EVERY_SECONDS or not has_slack:
             return False
         self._collect(now)
+        if has_slack:
+            self._heap.trim()
         return True
 
     def expected(self) -> float:
-        """Seconds the next full collection is likely to take, by what its predecessors took."""
-        return self._full_pause + self._young_pauses
+        """Seconds the next full collection, and what follows it, are likely to take."""
+        return self._full_pause + self._young_pauses + self._heap.expected()
 
     def _has_slack(self, now: float) -> bool:
         return self._slack(now) >= MARGIN * self.expected()

@@ -124,7 +124,13 @@ class Household:
     def _every_second(self, now: float) -> None:
         self._table.expire(now)
         self._vitals.beat(
-            Counts(len(self._table), self._capacity, self.shedding.level, self.defers())
+            Counts(
+                len(self._table),
+                self._capacity,
+                self.shedding.level,
+                self.defers(),
+                len(self._clock),
+            )
         )
         metrics, outside = self.metrics, self.outside
         for way, count in zip(("given", "taken", "failed"), outside.hand_overs(), strict=True):

@@ -73,8 +73,10 @@ class Speech:
         """An ear for one call; its events go to `on_event`."""
         return self._hearing.ear(on_event) if self._hearing is not None else None
 
-    def open_voice(self, name: str, usage: Usage) -> Voice | None:
+    def open_voice(self, name: str, usage: Usage, rate_hz: int) -> Voice | None:
         """A mouth for one call: the voice of that name, the configured one for none, or None.
+
+        It speaks at `rate_hz`, the call's, so that calls share the very bytes of a line.
 
         Any voice of an engine that was started can be had, and no other engine's.
         """
@@ -86,7 +88,7 @@ class Speech:
             usage.tts_cache_hits += 1
 
         voice = self._speaking[row.dialect].mouth(row)
-        return CachedVoice(voice, row.name, self._cache, hit)
+        return CachedVoice(voice, row.name, self._cache, rate_hz, hit)
 
     async def close(self) -> None:
         """End the helpers."""

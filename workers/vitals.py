@@ -44,6 +44,8 @@ class Counts:
     """Shedding.level."""
     deferring: bool
     """Whether housekeeping is given up."""
+    wakes: int
+    """Wakes pending on the worker's clock."""
 
 
 class Vitals:
@@ -62,6 +64,7 @@ class Vitals:
         metrics.set("calls_live", counts.calls)
         metrics.set("calls_capacity", counts.capacity)
         metrics.set("shedding_level", counts.level)
+        metrics.set("wakes", counts.wakes)
         metrics.total("cpu_seconds", process_time())
         metrics.set("memory_bytes", self._resident(), label="rss")
         metrics.set("descriptors", open_descriptors())

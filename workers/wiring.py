@@ -292,8 +292,9 @@ class Wiring:
         if brain is None:
             return [*stages, Echo(), Speak(None, usage), parts.playout]
         hear.use(self._speech.open_hearing(hear.on_event))
-        voice = self._speech.open_voice(agent.voice, usage)
-        speak = Speak(voice, usage, lambda name: self._speech.open_voice(name, usage))
+        open_voice = partial(self._speech.open_voice, usage=usage, rate_hz=started.rate_hz)
+        voice = open_voice(agent.voice)
+        speak = Speak(voice, usage, open_voice)
         if voice is not None:
             call.part = speak.part
         usage.providers.update(self._speech.rows)

@@ -160,8 +160,7 @@ class OpusEncoder:
         size: int = self._encode(state, pcm, samples, out, MOST_BYTES)
         if size < 0:
             raise LocalError(f"libopus cannot encode: error {size}")
-        packet: bytes = out[:size]
-        return packet
+        return ctypes.string_at(out, size)
 
     @property
     def lookahead(self) -> int:
@@ -241,13 +240,12 @@ class OpusDecoder:
         made: int = self._decode(state, packet, size, out, samples, fec)
         if made < 0:
             raise OpusError(f"libopus cannot read a packet of {size} bytes: error {made}")
-        pcm: bytes = out[: 2 * made]
-        return pcm
+        return ctypes.string_at(out, 2 * made)
 
 
 @cache
 def _lengths(rate_hz: int) -> frozenset[int]:
-    """Samples × 48000 of the frames that there are: whole numbers at every rate."""
+    """Samples times 48000 of each frame length: whole numbers at every rate."""
     return frozenset(length * rate_hz for length in _ENCODED_TICKS)
 
 
@@ -283,7 +281,7 @@ def _loaded() -> ctypes.CDLL:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """libopus with its functions' types, or None where there is none."""
+    """The library with its functions' types, or None where there is none."""
     for name in ("libopus.so.0", "libopus.0.dylib", *_inside_pyav()):
         try:
             return _typed(ctypes.CDLL(name))

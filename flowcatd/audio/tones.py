@@ -74,10 +74,10 @@ def press(keys: str, rate_hz: int, *, on_ms: int = 100, off_ms: int = 100) -> by
 
 def amplitude(dbm0: float) -> float:
     """The peak of a sine of this level, in 16-bit samples."""
-    return 32_767.0 * 10.0 ** ((dbm0 - _FULL_SCALE_DBM0) / 20.0)
+    return 32_767.0 * math.pow(10.0, (dbm0 - _FULL_SCALE_DBM0) / 20.0)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=128)
 def _tone(key: str, rate_hz: int, length: int) -> bytes:
     """One key's pair; the cache holds what the daemon's few lengths and rates make."""
     number = KEYS.index(key)
@@ -201,9 +201,10 @@ class KeyFinder:
         powers = [sums[i] * sums[i] + sums[i + 8] * sums[i + 8] for i in range(8)]
         if self.held:
             row, column = divmod(KEYS.index(self.held), 4)
-            if powers[row] + powers[4 + column] < _HELD_PURITY * energy:
+            both = powers[row] + powers[4 + column]
+            if both < max(_HELD_PURITY * energy, self._plan.least_energy / 4):
                 self._miss(1)
-            elif powers[row] > self._plan.least_energy / 4:
+            else:
                 self._missing = 0
         low, high = max(powers[:4]), max(powers[4:])
         # The window loses up to 1.6 dB of a tone 1.5 % off; `_is_good` gives it back and asks again.
@@ -269,5 +270,5 @@ def _kept(off_hz: float) -> float:
 
 
 _HZ: Final = ROWS_HZ + COLUMNS_HZ
-_TWIST_TOP: Final = 10.0 ** (_TWIST_TOP_DB / 10.0)
-_TWIST_LEAST: Final = 10.0 ** (_TWIST_LEAST_DB / 10.0)
+_TWIST_TOP: Final = math.pow(10.0, _TWIST_TOP_DB / 10.0)
+_TWIST_LEAST: Final = math.pow(10.0, _TWIST_LEAST_DB / 10.0)

@@ -15,9 +15,7 @@ a frame or an interruption that comes back before the push returns.
 from __future__ import annotations
 
 import copy
-from collections import deque
 
-from flowcatd.audio.chunker import Chunker
 from flowcatd.frames import (
     BotStartedSpeaking,
     BotStoppedSpeaking,
@@ -40,10 +38,10 @@ from flowcatd.media import PTIME_MS, MediaPort, frame_bytes
 from flowcatd.options import Playout as PlayoutOptions
 from flowcatd.pipeline.processor import Processor, down
 from flowcatd.pipeline.scope import Cancellable
-from flowcatd.playout import Heard, PlayoutClock
+from flowcatd.playout import Backlog, Heard, PlayoutClock, Stretch
 
-_Waiting = bytes | TtsStarted | TtsStopped | End
-"""A frame of audio, or what stands between frames."""
+_Between = TtsStarted | TtsStopped | End
+"""What stands between frames of audio."""
 
 
 class Playout(Processor):
@@ -54,8 +52,7 @@ class Playout(Processor):
         self._port = port
         self.clock = PlayoutClock(options.lead_ms, has_marks=port.has_marks)
         self._limit = int(options.queue_seconds * 1000) // PTIME_MS
-        self._waiting: deque[_Waiting] = deque()
-        self._chunker = Chunker(1)
+        self._backlog: Backlog[_Between] = Backlog(1)  # replaced by Start
         self._rate_hz = 0
         self._wake: Cancellable | None = None
         self._due = 0.0
@@ -81,7 +78,7 @@ class Playout(Processor):
     def start(self, frame: Start) -> None:
         """Media time begins."""
         self._rate_hz = frame.rate_hz
-        self._chunker = Chunker(frame_bytes(frame.rate_hz))
+        self._backlog = Backlog(frame_bytes(frame.rate_hz))
         self.clock.start(self.scope.now())
         self.push(frame)
 
@@ -90,23 +87,25 @@ class Playout(Processor):
         """More to be heard."""
         if self._skipping:
             return
-        now = self.scope.now()
-        for pcm in self._chunker.push(frame.pcm):
-            if not self._waiting and self.clock.may_send(now):
-                self._send(pcm, now)
-                if frame.epoch < self.epoch.value:
-                    return  # sending it gave the caller the turn: the rest is of the turn before
-            elif len(self._waiting) < self._limit:
-                self._waiting.append(pcm)
-            else:
-                self._overflow()
-        if self._waiting:
+        backlog, now = self._backlog, self.scope.now()
+        if backlog.passes(frame.pcm) and self.clock.may_send(now):
+            self._send(frame.pcm, now)
+            return
+        nothing_waits = backlog.first is None
+        backlog.put(frame.pcm)
+        if nothing_waits:
+            self._send_audio(now)
+            if frame.epoch < self.epoch.value:
+                return  # sending it gave the caller the turn: the rest is of the turn before
+        if backlog.trim(self._limit):
+            self._overflow()
+        if backlog.first is not None:
             self._arm(self.clock.send_at())
 
     @down(TtsStarted)
     def line_started(self, frame: TtsStarted) -> None:
         """The audio that follows is a line; one that finds the queue full is left out whole."""
-        self._skipping = len(self._waiting) >= self._limit
+        self._skipping = self._backlog.size >= self._limit
         self._open = not self._skipping
         if self._skipping:
             self._overflow()
@@ -119,14 +118,14 @@ class Playout(Processor):
         self._skipping = False
         if self._open:
             self._open = False
-            self._flush_chunker()
+            self._backlog.fill()
             self._stand(frame)
 
     @down(End)
     def end(self, frame: End) -> None:
         """Nothing more will be said; the first End is the one that waits."""
-        if not any(isinstance(item, End) for item in self._waiting):
-            self._flush_chunker()
+        if not any(isinstance(item, End) for item in self._backlog.between()):
+            self._backlog.fill()
             self._stand(frame)
 
     @down(OutputDtmf)
@@ -143,7 +142,7 @@ class Playout(Processor):
     @down(Interruption)
     def interruption(self, frame: Interruption) -> None:
         """The caller took the turn: forget what waits, and make the far end forget too."""
-        self._forget([item for item in self._waiting if isinstance(item, End)])
+        self._forget([item for item in self._backlog.between() if isinstance(item, End)])
         self.push(frame)
         self._advance()
 
@@ -160,7 +159,7 @@ class Playout(Processor):
 
         That the agent has stopped is not told from here but by a wake: the next line may follow at once.
         """
-        self._waiting.append(frame)
+        self._backlog.stand(frame)
         self._send_waiting()
         self._tell(self.clock.heard(self.scope.now()))
         self._arm_next()
@@ -170,11 +169,10 @@ class Playout(Processor):
             self._overflowed = True
             self.push_up(Failure("playout", "the agent says more than the queue holds"))
 
-    def _forget(self, keep: list[_Waiting]) -> None:
+    def _forget(self, keep: list[_Between]) -> None:
         now = self.scope.now()
         unsent_ms, made = self._rest_of_line()
-        self._waiting = deque(keep)
-        self._chunker.clear()
+        self._backlog.clear(keep)
         self._announce = None
         self._open = self._skipping = False
         if not self._speaking and self.clock.drained(now):
@@ -187,12 +185,8 @@ class Playout(Processor):
 
     def _rest_of_line(self) -> tuple[int, bool]:
         """How much of the line being sent waits here, in ms, and whether that is all of its rest."""
-        frames = 0
-        for item in self._waiting:
-            if not isinstance(item, bytes):
-                return frames * PTIME_MS, True
-            frames += 1
-        return frames * PTIME_MS, False
+        frames, made = self._backlog.until_between()
+        return frames * PTIME_MS, made
 
     def _send(self, pcm: bytes, now: float) -> None:
         if self._announce is not None:
@@ -214,11 +208,6 @@ class Playout(Processor):
             self.push(frame)
             self.push_up(frame)
 
-    def _flush_chunker(self) -> None:
-        last = self._chunker.flush(b"\0")
-        if last is not None:
-            self._waiting.append(last)
-
     def _advance(self) -> None:
         """Send what may be sent, tell what was heard, and ask to be woken for the rest."""
         self._send_waiting()
@@ -229,19 +218,23 @@ class Playout(Processor):
 
     def _send_waiting(self) -> None:
         now = self.scope.now()
-        while self._waiting:
-            item = self._waiting[0]
-            if isinstance(item, bytes):
-                if not self.clock.may_send(now):
-                    break
-                self._waiting.popleft()
-                self._send(item, now)
-            elif isinstance(item, End):
+        while True:
+            self._send_audio(now)
+            item = self._backlog.first
+            if item is None or isinstance(item, Stretch):
+                return
+            if isinstance(item, End):
                 if not self._finish(item, now):
-                    break
+                    return
             else:
-                self._waiting.popleft()
+                self._backlog.take()
                 self._between(item)
+
+    def _send_audio(self, now: float) -> None:
+        """The frames that stand first, as far as the lead allows."""
+        backlog = self._backlog
+        while isinstance(first := backlog.first, Stretch) and self.clock.may_send(now):
+            self._send(backlog.take_frame(first), now)
 
     def _between(self, item: TtsStarted | TtsStopped) -> None:
         if isinstance(item, TtsStarted):
@@ -266,7 +259,7 @@ class Playout(Processor):
         self._tell(self.clock.heard(now))
         if not self.clock.drained(now):
             return False
-        self._waiting.clear()
+        self._backlog.clear([])
         if self._speaking:
             self._stopped(interrupted=False)
         self.push(end)
@@ -286,16 +279,17 @@ class Playout(Processor):
             self.push_up(frame)
 
     def _line_waits(self) -> bool:
-        return any(isinstance(item, TtsStarted) for item in self._waiting)
+        return any(isinstance(item, TtsStarted) for item in self._backlog.between())
 
     # --- time -------------------------------------------------------------------------------------
 
     def _arm_next(self) -> None:
-        if self._waiting and isinstance(self._waiting[0], bytes):
+        waits = self._backlog.first
+        if isinstance(waits, Stretch):
             self._arm(self.clock.send_at())
             return
         due = self.clock.heard_at()
-        if due is None and (self._waiting or (self._speaking and self.clock.quiet)):
+        if due is None and (waits is not None or (self._speaking and self.clock.quiet)):
             due = self.clock.at(self.clock.end_ms + self.clock.lag_ms)
         if due is not None:
             self._arm(max(due, self.scope.now() + 0.001))

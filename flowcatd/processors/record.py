@@ -31,6 +31,9 @@ AHEAD_MS = 120_000
 TICK_SECONDS = 1.0
 """How often what is final is handed on: 16 KB of an idle call's line noise, at most."""
 
+GRID_SECONDS = 0.1
+"""Calls tick on these, together, so that between them a worker of hundreds of calls finds slack."""
+
 
 class Sink(Protocol):
     """Where a recording goes; `links/disk.py` has one."""
@@ -79,7 +82,7 @@ class Recorder(Processor):
             self._recording = Recording(frame.rate_hz, hold_ms=HOLD_MS, ahead_ms=AHEAD_MS)
             self._origin = self.scope.now()
             self._sink = self._open_sink(frame.rate_hz)
-            self._tick = self.scope.wake(self._origin + TICK_SECONDS, self._ticked)
+            self._tick = self.scope.wake(self._next_tick(), self._ticked)
         self.push(frame)
 
     @down(InputAudio)
@@ -136,6 +139,10 @@ class Recorder(Processor):
                 sink.append(block)
             await sink.close()
 
+    def _next_tick(self) -> float:
+        """About TICK_SECONDS from now, on the grid."""
+        return round((self.scope.now() + TICK_SECONDS) / GRID_SECONDS) * GRID_SECONDS
+
     def _media_ms(self) -> int:
         return int((self.scope.now() - self._origin) * 1000)
 
@@ -144,7 +151,7 @@ class Recorder(Processor):
             return
         for block in self._recording.advance(self._media_ms()):
             self._sink.append(block)
-        self._tick = self.scope.wake(self.scope.now() + TICK_SECONDS, self._ticked)
+        self._tick = self.scope.wake(self._next_tick(), self._ticked)
         lost = self.refused + _refused(self._recording.caller, self._recording.agent)
         if lost and not self._told:
             self._told = True

@@ -6,7 +6,8 @@ ahead of it in the same turn of the loop, so that between two lines nobody takes
 An interruption ends that task and drops the lines of the old epoch.
 
 Synthesisers begin with up to 300 ms of silence, which a caller who waits for an answer hears as
-slowness: all but 20 ms of it is left out (`audio/lead.py`).
+slowness: all but 20 ms of it is left out (`audio/lead.py`). A line out of the worker's cache is past
+that and has the call's rate: its one object goes on as it is.
 
 A voice that fails costs its line, not the call: a Failure is reported and the next line is tried.
 After FAILURES_IN_A_ROW the agent is mute and the call ends with that reason.

@@ -92,7 +92,7 @@ class NoiseGenerator:
         self._at = (self._at * 5 + 3331) % _TABLE
         at = self._at % (_TABLE - samples)
         sound = self._table[at : at + samples] * self._gain
-        return np.clip(np.rint(sound), -32768, 32767).astype("<i2").tobytes()
+        return np.rint(np.minimum(np.maximum(sound, -32768.0), 32767.0)).astype("<i2").tobytes()
 
 
 @functools.cache

@@ -108,8 +108,8 @@ class DigitReader:
         for at in range(0, whole, _EVENT.size):  # §2.5.1.5: several, one after the other
             code, flags, duration = _EVENT.unpack_from(payload, at)
             if code < len(KEYS) and duration:
-                self._hear(code, timestamp, duration, now, marker=marker)
-                if flags & _END:
+                heard = self._hear(code, timestamp, duration, now, marker=marker)
+                if heard and flags & _END:
                     self._end()
             timestamp = timestamp + duration & 0xFFFFFFFF
 
@@ -137,11 +137,12 @@ class DigitReader:
         told, self._events = self._events, []
         return told
 
-    def _hear(self, code: int, timestamp: int, duration: int, now: float, *, marker: bool) -> None:
+    def _hear(self, code: int, timestamp: int, duration: int, now: float, *, marker: bool) -> bool:
+        """Take a report in; false when it is about a press that is over."""
         later = ahead32(timestamp, self._timestamp) if self._begun else 1
         if later < 0:
             if now - self._last < STALE:
-                return
+                return False
             self._end()
         if later and not (self._down and self._goes_on(code, later, duration, marker)):
             self._end()
@@ -149,10 +150,11 @@ class DigitReader:
             self._code, self._duration, self._before = code, 0, 0
             self._tell(Pressed(KEYS[code]))
         elif not self._down:
-            return
+            return False
         self._timestamp = timestamp
         self._duration = max(self._duration, duration)
         self._last = now
+        return True
 
     def _goes_on(self, code: int, later: int, duration: int, marker: bool) -> bool:  # noqa: FBT001 as it came
         """Whether a packet with a later timestamp is about the same press."""

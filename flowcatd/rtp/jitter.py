@@ -247,6 +247,11 @@ class Jitter:
             self.timelines += 1
             way.begin(now * self._clock - behind, now)
             return behind
+        elif not self._playing and self._played >= 0 and transit - way.least > way.target:
+            # Talk begins again on a longer way, or on a clock that stood still: nothing is lost by
+            # measuring it anew, and if it was one slow packet the next one shows the way.
+            way.begin(transit, now)
+            return timestamp
         way.measure(transit, now)
         return timestamp
 

@@ -24,7 +24,6 @@ STUBBORN = 3
 """Pieces without a period, after which the next is cut where it is: a third of a second."""
 QUIET_RMS = 60
 """As quiet as this, or twice the background, may be cut anywhere: -55 dBFS."""
-_MOST_TURNS = 2 * MAX_PTIME_MS
 
 
 @dataclass(slots=True)
@@ -81,15 +80,12 @@ class Receiver:
     def pull(self, now: float) -> bytes:
         """The next 20 ms, s16le mono."""
         pcm, want = self._held, self._want
-        for _ in range(_MOST_TURNS):
-            if len(pcm) >= want:
-                break
+        # It ends: every turn takes a piece from a bounded buffer or fills at least one sample.
+        while len(pcm) < want:
             held = len(pcm) // 2 * self._clock / self._rate if pcm else 0
             got = self.jitter.get(now, held)
             more = self._fill(got) if type(got) is Hole else self._play(got, len(pcm))  # type: ignore[arg-type]  # the other kind
             pcm = pcm + more if pcm else more
-        else:
-            pcm += bytes(want)
         if len(pcm) == want:
             self._held = b""
             return pcm

@@ -192,7 +192,7 @@ def _build(packet: RtcpPacket) -> bytes:
         case Goodbye():
             ssrcs = b"".join(ssrc.to_bytes(4, "big") for ssrc in packet.ssrcs)
             return _with_head(BYE, len(packet.ssrcs), ssrcs)
-        case Application():
+        case _:
             body = packet.ssrc.to_bytes(4, "big") + packet.name + packet.data
             return _with_head(APP, packet.subtype, body)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from flowcatd.audio.chunker import Chunker
+from flowcatd.audio.g711 import PCM_SILENCE
 from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.rtp.codec import Codec
@@ -93,16 +94,16 @@ class Sender:
         if self.digits.busy:
             event = self.digits.tick(timestamp)
             if event is not None:
-                self._fall_silent()
-                if self._plan.digits_type is None:
-                    return []
-                kind = self._plan.digits_type | event.marker << 7
-                return [self._build(kind, event.timestamp, event.payload)]
+                sent = self._finish(timestamp)
+                if self._plan.digits_type is not None:
+                    kind = self._plan.digits_type | event.marker << 7
+                    sent.append(self._build(kind, event.timestamp, event.payload))
+                return sent
         if pcm is None:
             return self._silence(timestamp)
         if self._chunker is None:
             return [self._speak(timestamp, pcm)]
-        return self._cut(timestamp, pcm)
+        return self._cut(timestamp, pcm, self._chunker)
 
     def skip(self) -> None:
         """One tick in which nothing may be sent (we are on hold): time goes on."""
@@ -127,11 +128,8 @@ class Sender:
             kind |= _MARKER
         return self._build(kind, timestamp, codec.encode(pcm))
 
-    def _cut(self, timestamp: int, pcm: bytes) -> list[bytes]:
+    def _cut(self, timestamp: int, pcm: bytes, chunker: Chunker) -> list[bytes]:
         """Packets of another length than a tick's; the first begins with what was held."""
-        chunker = self._chunker
-        if chunker is None:  # pragma: no cover  # the caller looked
-            return []
         at = timestamp - self._ahead
         length = self._step * self._plan.ptime_ms // PTIME_MS
         sent = []
@@ -142,19 +140,30 @@ class Sender:
         return sent
 
     def _silence(self, timestamp: int) -> list[bytes]:
-        self._fall_silent()
+        sent = self._finish(timestamp)
         self._silent_ticks += 1
-        if self._plan.noise_type is None or self._silent_ticks % NOISE_EVERY != 1:
-            return []
-        return [self._build(self._plan.noise_type, timestamp, build_noise(NOISE))]
+        if self._plan.noise_type is not None and self._silent_ticks % NOISE_EVERY == 1:
+            sent.append(self._build(self._plan.noise_type, timestamp, build_noise(NOISE)))
+        return sent
+
+    def _finish(self, timestamp: int) -> list[bytes]:
+        """Talk ends: what it left for the next packet goes as a shorter one."""
+        sent = []
+        chunker = self._chunker
+        if chunker is not None and chunker.pending:
+            rest = chunker.pending
+            last = chunker.flush(PCM_SILENCE) or b""
+            sent.append(self._speak(timestamp - self._ahead & 0xFFFFFFFF, last[:rest]))
+        self._fall_silent()
+        return sent
 
     def _fall_silent(self) -> None:
         if self._talking:
             self._talking = False
             self._silent_ticks = 0
-            self._ahead = 0
-            if self._chunker is not None:
-                self._chunker.clear()
+        self._ahead = 0
+        if self._chunker is not None:
+            self._chunker.clear()
 
     def _build(self, second: int, timestamp: int, payload: bytes) -> bytes:
         sequence = self._index & 0xFFFF

@@ -25,14 +25,14 @@ from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.rtp.codec import Codec
 from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, Pressed
+from flowcatd.rtp.hearing import Hearing
 from flowcatd.rtp.jitter import JitterOptions
 from flowcatd.rtp.mos import burst_ratio, rate
 from flowcatd.rtp.packet import Packet, is_rtcp, parse_packet
 from flowcatd.rtp.receiver import Receiver
 from flowcatd.rtp.report import Reporter, Sent
-from flowcatd.rtp.rtcp import Block, parse_rtcp
+from flowcatd.rtp.rtcp import parse_rtcp
 from flowcatd.rtp.sender import Outbound, Sender, SenderState, carried_on
-from flowcatd.rtp.sequence import Sequence
 from flowcatd.rtp.source import Addr, Source
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.rtp.watchdog import Patience, Watchdog
@@ -171,7 +171,7 @@ class Stream:
         self._sender = Sender(plan.outbound, state)
         self._receiver = Receiver(plan.codecs, plan.noise_type, plan.jitter, bits(13))
         self._source = Source(plan.far, rtcp=plan.far_rtcp, mux=plan.mux)
-        self._hearing = _Hearing()
+        self._hearing = Hearing()
         self._digits = DigitReader(self._clock)
         self._reporter = Reporter(plan.cname, plan.wall_offset, lambda: bits(24) / (1 << 24))
         self._watchdog = Watchdog(plan.patience)
@@ -405,101 +405,3 @@ class Stream:
         if len(self._events) >= MOST_EVENTS:
             raise LocalError("events of a stream were not drained")
         self._events.append(event)
-
-
-class _Hearing:
-    """The numbers of whom we hear: SSRC, sequence, loss over all its SSRCs, interarrival jitter."""
-
-    __slots__ = (
-        "_expected",
-        "_lost",
-        "_next",
-        "_received",
-        "_sequence",
-        "_transit",
-        "jitter",
-        "restarted",
-        "sources",
-        "ssrc",
-    )
-
-    def __init__(self) -> None:
-        self.ssrc = -1
-        self.sources = 0
-        self.restarted = False
-        """The sender began its sequence numbers anew."""
-        self.jitter = 0.0
-        """In ticks (RFC 3550 A.8)."""
-        self._sequence = Sequence()
-        self._transit: float | None = None
-        self._next = (-1, -1)
-        """SSRC and sequence number with which another source would be believed."""
-        self._expected = self._received = self._lost = 0
-
-    def meets(self, ssrc: int, sequence: int) -> bool:
-        """Whether to believe a new SSRC: the first at once, another with its second packet."""
-        if self.ssrc >= 0 and self._next != (ssrc, sequence):
-            self._next = (ssrc, (sequence + 1) & 0xFFFF)
-            return False
-        self.begin_anew()
-        self.ssrc = ssrc
-        self.sources += 1
-        return True
-
-    def begin_anew(self) -> None:
-        """Keep the sums; the next packet is a first one."""
-        self._close()
-        self._sequence = Sequence()
-        self._transit = None
-        self._next = (-1, -1)
-
-    def receive(self, number: int) -> int | None:
-        """The extended sequence number; None when it is not of this run."""
-        sequence = self._sequence
-        restarts = sequence.restarts
-        expected, received = sequence.expected, sequence.received
-        extended = sequence.receive(number)
-        if sequence.restarts != restarts:
-            self._expected += expected
-            self._received += received
-            self._lost += expected - received
-            self._transit = None
-            self.restarted = True
-        return extended
-
-    def measure(self, arrival: float, timestamp: int, clock_hz: int) -> None:
-        """One packet's part in the interarrival jitter; a jump of a second is no jitter."""
-        transit = arrival - timestamp
-        before, self._transit = self._transit, transit
-        if before is not None:
-            apart = abs(transit - before)
-            if apart < clock_hz:
-                self.jitter += (apart - self.jitter) / 16
-
-    def block(self, last_report: int, delay: int) -> Block:
-        """What we report of it."""
-        sequence = self._sequence
-        lost = max(-0x800000, min(0x7FFFFF, sequence.lost))
-        fraction, highest = sequence.fraction_lost(), sequence.reported
-        return Block(self.ssrc, fraction, lost, highest, int(self.jitter), last_report, delay)
-
-    @property
-    def expected(self) -> int:
-        """Over all sources."""
-        return self._expected + self._sequence.expected
-
-    @property
-    def received(self) -> int:
-        """Over all sources, duplicates included."""
-        return self._received + self._sequence.received
-
-    @property
-    def lost(self) -> int:
-        """Over all sources; duplicates make it less."""
-        return self._lost + self._sequence.lost
-
-    def _close(self) -> None:
-        sequence = self._sequence
-        self._expected += sequence.expected
-        self._received += sequence.received
-        self._lost += sequence.lost

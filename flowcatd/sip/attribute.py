@@ -11,6 +11,7 @@ Sources: RFC 8866 §6, RFC 3551 §6, RFC 4733 §2.4.1, RFC 4568 §9, RFC 3605, R
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
@@ -203,8 +204,12 @@ def read_number(text: str, top: int, *, least: int = 0) -> int | None:
     return int(whole) if least <= int(whole) <= top else None
 
 
+@functools.lru_cache(maxsize=512)
 def read_rtpmap(value: str) -> Format | None:
-    """`101 telephone-event/8000`; the channels are 1 unless written."""
+    """`101 telephone-event/8000`; the channels are 1 unless written.
+
+    The same few hundred texts come in all calls, and each several times in one: hence the cache.
+    """
     payload_text, _, rest = value.strip().partition(" ")
     name, slash, rate = rest.strip().partition("/")
     clock, _, channels = rate.partition("/")

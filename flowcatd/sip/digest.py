@@ -232,7 +232,7 @@ class Answerer:
             "response": proof.response(self._secret),
         }
         if "algorithm" in challenge:
-            said["algorithm"] = challenge["algorithm"]
+            said["algorithm"] = session.algorithm
         if has_cnonce:
             said["cnonce"] = proof.cnonce
         if "opaque" in challenge:

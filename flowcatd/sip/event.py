@@ -77,7 +77,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """No answer to our request, as if by a 408; or no ACK to our failure."""
+    """No answer to our request, as if by a 408; or no ACK to our failure, or no answer of our own user."""
 
     id: TransactionId
 

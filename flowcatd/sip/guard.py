@@ -26,7 +26,7 @@ from typing import Final
 
 from flowcatd.errors import LocalError
 from flowcatd.sip.route import Refused, to_e164
-from flowcatd.sip.trunk import Outbound
+from flowcatd.sip.trunk import Inbound, Outbound
 
 # --- floods ---------------------------------------------------------------------------------------
 
@@ -177,18 +177,19 @@ left out, because operators use them to watch their own systems; so are names of
 tools borrow."""
 
 _HEAD_BYTES = 4096
-_NAMES = b"|".join(re.escape(name.encode()) for name in SCANNERS)
-_SCANNER = re.compile(
-    rb"^(?:user-agent|server)[ \t]*:[^\r\n]*(?:" + _NAMES + rb")"
-    # SIPVicious names itself in From; nmap's probe calls sip:nm from sip:nm@nm.
-    rb'|^(?:from|f|to|t)[ \t]*:[^\r\n]*(?:"sipvicious"|<sip:nm2?@nm2?>)',
-    re.IGNORECASE | re.MULTILINE,
-)
+_LINE = re.compile(rb"\n(?:user-agent|server)[ \t]*:([^\r\n]*)|\n(?:from|f|to|t)[ \t]*:([^\r\n]*)")
+_NAME = re.compile(b"|".join(re.escape(name.encode()) for name in SCANNERS))
+# SIPVicious names itself in From; nmap's probe calls sip:nm from sip:nm@nm.
+_ADDRESS = re.compile(rb'"sipvicious"|<sip:nm2?@nm2?>')
 
 
 def is_scanner(data: bytes) -> bool:
     """Whether a message, not parsed yet, says that an attack tool sent it."""
-    return _SCANNER.search(data, 0, _HEAD_BYTES) is not None
+    head = data[:_HEAD_BYTES].partition(b"\r\n\r\n")[0].lower()
+    for agent, address in _LINE.findall(head):
+        if (agent and _NAME.search(agent)) or (address and _ADDRESS.search(address)):
+            return True
+    return False
 
 
 # --- how many calls -------------------------------------------------------------------------------
@@ -230,6 +231,18 @@ class Quota:
         """New limits, after a reload; live calls stay."""
         self.most = most
         self.per_second = per_second
+
+
+UNLIMITED: Final = 1 << 30
+
+
+def limits_of(section: Inbound | Outbound) -> tuple[int, float]:
+    """What a Quota for this direction of a trunk is made with, or changed to.
+
+    0 calls are unlimited inbound, where the workers' places are the limit, and none outbound.
+    """
+    unlimited = isinstance(section, Inbound) and not section.most_calls
+    return UNLIMITED if unlimited else section.most_calls, section.calls_per_second
 
 
 # --- what may be dialled --------------------------------------------------------------------------

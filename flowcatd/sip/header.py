@@ -35,10 +35,10 @@ _PARAMETER = re.compile(
 _NAME_ADDR = re.compile(rf'\s*+(?:({QUOTED})|([^"<>,;:@\\]*+))\s*+<([^>]*+)>\s*+', re.DOTALL)
 _ADDR_SPEC = re.compile(r"\s*+([^\s;,<>\"?]++)\s*+")
 _VIA = re.compile(
-    rf"\s*+SIP\s*+/\s*+([0-9.]++)\s*+/\s*+({TOKEN})\s++({HOST})\s*+(?::\s*+([0-9]{{1,5}})\s*+)?+",
+    rf"\s*+SIP\s*+/\s*+([0-9.]++)\s*+/\s*+({TOKEN})\s++({HOST})\s*+(?::\s*+([0-9]{{1,5}}+)\s*+)?+",
     re.IGNORECASE,
 )
-_CSEQ = re.compile(rf"([0-9]{{1,24}})\s++({TOKEN})")
+_CSEQ = re.compile(rf"([0-9]{{1,24}}+)\s++({TOKEN})")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _WORD = re.compile(TOKEN)
 _TO_QUOTE = re.compile(r'(["\\])')

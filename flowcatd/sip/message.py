@@ -74,7 +74,7 @@ class Message:
         top = vias[0]
         self.top: Via = parse_via(split_list(top)[0] if "," in top else top)
         """The uppermost Via."""
-        if not self.call_id or any(letter.isspace() for letter in self.call_id):
+        if len(self.call_id.split()) != 1:
             raise SipError("a Call-ID that is not well-formed")
 
     # --- what is asked for when it is needed
@@ -214,10 +214,7 @@ def refuse(data: bytes, error: SipError) -> bytes | None:
     """
     if error.status == DROP:
         return None
-    try:
-        start, fields, _ = _dissect(data, strict=False)
-    except SipError:
-        return None
+    start, fields, _ = _dissect(data, strict=False)
     method = start.partition(" ")[0]
     if method == "ACK" or method.upper().startswith("SIP/") or not is_token(method):
         return None
@@ -270,8 +267,10 @@ def _dissect(data: bytes, *, strict: bool = True) -> tuple[str, dict[str, list[s
         end, size = found.span() if found else (len(data), 0)
         size -= end if found else 0
     text = data[:end].decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-    if "\r" in text and strict:
-        raise SipError("a bare carriage return among the headers")
+    if "\r" in text:
+        if strict:
+            raise SipError("a bare carriage return among the headers")
+        text = text.replace("\r", " ")
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
     start, *lines = text.split("\n")

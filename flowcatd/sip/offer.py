@@ -187,7 +187,10 @@ class Negotiation:
 
     @classmethod
     def restore(cls, snapshot: Snapshot, capabilities: Capabilities, local: Local) -> Self:
-        """The negotiation where it was left; its session is worked out again from the two texts."""
+        """The negotiation where it was left; its session is worked out again from the two texts.
+
+        SipError 488 when the capabilities are not those of the call and its session needs what is gone.
+        """
         session_id, host = snapshot.origin
         made = cls(capabilities, local, session_id, bytes)
         made._origin = Origin("-", session_id, "0", host)

@@ -47,6 +47,8 @@ SECONDS_MAX = 86_400
 RETRY_AFTER_MAX = 3600.0
 ROUTES_MAX = 16
 EVENTS_MAX = 100
+YOUNG = 60.0
+"""Seconds; a connection that lived longer has proved that it can."""
 
 
 class State(Enum):
@@ -91,7 +93,9 @@ class _Attempt:
 class _Binding:
     """What the registrar has, as far as we know."""
 
-    until: float = 0.0
+    since: float
+    """When it began, or was last renewed."""
+    until: float
     service_route: tuple[Address, ...] = ()
     flow_seconds: int = 0
 
@@ -166,12 +170,16 @@ class Registration:
     def receive_flow_closed(self, now: float) -> None:
         """The connection we registered over is gone (RFC 5626 §4.4): the binding leads nowhere.
 
-        The next request comes within a second; one under way fails by itself.
+        The next request comes within a second, or after a pause when the connection was a young one,
+        as some registrars accept and hang up. One under way fails by itself, a pause goes on.
         """
         if self.state not in {State.REGISTERED, State.WAITING}:
             return
+        if self.state is State.REGISTERED and self._binding is not None:
+            is_young = now - self._binding.since < YOUNG
+            pause = back_off(self.terms, 1, self._random()) if is_young else self._random()
+            self._wait(State.WAITING, now + pause)
         self._lose("the connection was closed")
-        self._wait(State.WAITING, now + self._random())
 
     def wake(self, now: float) -> None:
         """The time is `now`."""
@@ -181,7 +189,7 @@ class Registration:
             return
         if self.state is State.LEAVING:
             self._end(confirmed=False)
-        elif self.state in {State.REGISTERED, State.WAITING}:
+        else:
             self._begin()
 
     # --- wanted
@@ -376,12 +384,12 @@ class Registration:
         self._attempt = None
         self._trouble = _Trouble(status=response.status)
         route = tuple(response.addresses("service-route")[:ROUTES_MAX])
-        self._binding = _Binding(now + seconds, route, _flow_seconds(response))
+        self._binding = _Binding(now, now + seconds, route, _flow_seconds(response))
         if self._leaving:
             self._begin_leaving()
             return
-        self._tell(Registered(seconds, is_refresh=was))
         self._wait(State.REGISTERED, now + refresh_after(seconds, self._random()))
+        self._tell(Registered(seconds, is_refresh=was))
         if attempt.contact != self.terms.contact:
             self._begin()
 
@@ -426,8 +434,8 @@ class Registration:
         self._trouble.failures += 1
         self._trouble.status, self._trouble.problem = status, problem
         pause = max(pause, back_off(self.terms, self._trouble.failures, self._random()))
-        self._tell(Failed(status, problem, pause))
         self._wait(State.WAITING, now + pause)
+        self._tell(Failed(status, problem, pause))
 
     def _lose(self, problem: str) -> None:
         if self._binding is not None:

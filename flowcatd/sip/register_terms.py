@@ -14,8 +14,8 @@ from flowcatd.sip.header import Address, Via
 from flowcatd.sip.trunk import Trunk
 from flowcatd.sip.uri import Uri
 
-SHORTEST = 10.0
-"""Between two refreshes, whatever a registrar grants."""
+SHORTEST = 5.0
+"""Seconds between two refreshes; a registrar that grants less has us unbound in between."""
 TWO_TIMEOUTS = 64.0
 """Twice 64*T1: one refresh may time out and another one still be in time."""
 MANY_FAILURES = 30
@@ -107,7 +107,7 @@ def terms_of(trunk: Trunk, contact: Uri, via: Via, instance: str = "") -> Terms:
 def refresh_after(seconds: float, random: float) -> float:
     """Seconds until a binding that lasts `seconds` is refreshed; `random` from 0 up to 1."""
     latest = max(seconds / 2, min(seconds * 5 / 6, seconds - TWO_TIMEOUTS))
-    return max(min(SHORTEST, seconds), latest * (1 - random / 10))
+    return max(SHORTEST, latest * (1 - random / 10))
 
 
 def back_off(terms: Terms, failures: int, random: float) -> float:

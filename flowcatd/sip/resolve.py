@@ -171,6 +171,8 @@ class _Walk:
     able: Abilities
     random: Callable[[], float]
     name: str = field(init=False)
+    closed: bool = False
+    """Whether an SRV record says that there is no such service: address records are no way round it."""
 
     def __post_init__(self) -> None:
         if not self.uri.is_sip:
@@ -264,7 +266,8 @@ class _Walk:
     def _from_srv(self, transport: str, name: str) -> list[Target]:
         records = [each for each in self._ask("SRV", name) if isinstance(each, Srv)]
         if len(records) == 1 and records[0].target in {".", ""}:
-            raise SipError("the service is decidedly not available")  # RFC 2782: Target
+            self.closed = True  # RFC 2782: Target
+            return []
         ordered = order_srv(records, self.random)
         self._need(
             Question(family, _folded(each.target))
@@ -279,6 +282,8 @@ class _Walk:
         ]
 
     def _plainly(self, transport: str) -> list[Target]:
+        if self.closed:
+            raise SipError("the service is decidedly not available")
         return self._at(transport, self.name, DEFAULT_PORT[transport])
 
     def _at(self, transport: str, host: str, port: int) -> list[Target]:
@@ -327,7 +332,7 @@ _NO_WEIGHT = 0.01
 
 def _draw(waiting: list[Srv], random: Callable[[], float]) -> int:
     left = random() * sum(each.weight or _NO_WEIGHT for each in waiting)
-    for index, each in enumerate(waiting):
+    for index, each in enumerate(waiting[:-1]):
         left -= each.weight or _NO_WEIGHT
         if left < 0:
             return index

@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -25,11 +24,13 @@ from flowcatd.errors import LocalError
 from flowcatd.sip.header import Address
 from flowcatd.sip.message import Request
 from flowcatd.sip.trouble import SipError
-from flowcatd.sip.trunk import Inbound, Network, Route, Trunk
+from flowcatd.sip.trunk import Inbound, Route, Trunk
 from flowcatd.sip.uri import Uri
 
 LEARNED_MAX = 64
 """Addresses that one trunk's names may resolve to; a carrier with more gives networks."""
+FOUND_MAX = 4096
+"""Sources whose trunks are remembered; a flood of others costs a search each."""
 CALLED_CHARACTERS = 128
 VALUE_CHARACTERS = 256
 """Of a header taken as a variable; it may end in a prompt."""
@@ -83,6 +84,7 @@ class Directory:
         self._anywhere = [each for each in trunks.values() if _is_anywhere(each.inbound)]
         self._learned: dict[str, frozenset[str]] = {}
         self._at: dict[str, list[Trunk]] = {}
+        self._found: dict[str, list[Trunk]] = {}
 
     def learn(self, name: str, addresses: Iterable[str]) -> None:
         """The names of a trunk with `peer_is_source` resolve to these now; replaces what was known."""
@@ -92,6 +94,7 @@ class Directory:
         known = frozenset(str(_address(each)) for each in addresses)
         self._learned[name] = frozenset(sorted(known)[:LEARNED_MAX])
         self._at = {}
+        self._found.clear()
         for each, found in self._learned.items():
             for address in found:
                 self._at.setdefault(address, []).append(self._trunks[each])
@@ -132,31 +135,40 @@ class Directory:
         return next(found, None)
 
     def _candidates(self, source: str) -> list[Trunk]:
+        # Asked for every message: a thousand networks are not gone through each time.
+        found = self._found.get(source)
+        if found is None:
+            if len(self._found) >= FOUND_MAX:
+                self._found.clear()
+            found = self._found[source] = self._search(source)
+        return found
+
+    def _search(self, source: str) -> list[Trunk]:
         address = _address(source)
         if (learned := self._at.get(str(address))) is not None:
             return learned
-        found: list[Trunk] = []
-        width = -1
-        for network, trunk in self._networks:
-            if found and network.prefixlen != width:
-                break
-            if network.version == address.version and address in network:
-                found.append(trunk)
-                width = network.prefixlen
-        return found
+        number = int(address)
+        for version, shift, networks in self._networks:
+            if version == address.version and (found := networks.get(number >> shift)):
+                return found
+        return []
 
 
 def _is_anywhere(inbound: Inbound) -> bool:
     return inbound.digest and not inbound.sources and not inbound.peer_is_source
 
 
-def _by_width(trunks: Iterable[Trunk]) -> list[tuple[Network, Trunk]]:
-    pairs = [(network, trunk) for trunk in trunks for network in dict.fromkeys(trunk.networks)]
-    # IPv4 and IPv6 widths are not compared: an address is of one version only.
-    return sorted(pairs, key=lambda pair: -pair[0].prefixlen)
+def _by_width(trunks: Iterable[Trunk]) -> list[tuple[int, int, dict[int, list[Trunk]]]]:
+    """Per IP version and width, the narrowest first: how far to shift, and network bits to trunks."""
+    tables: dict[tuple[int, int], dict[int, list[Trunk]]] = {}
+    for trunk in trunks:
+        for network in dict.fromkeys(trunk.networks):
+            shift = network.max_prefixlen - network.prefixlen
+            table = tables.setdefault((network.version, shift), {})
+            table.setdefault(int(network.network_address) >> shift, []).append(trunk)
+    return [(version, shift, table) for (version, shift), table in sorted(tables.items())]
 
 
-@lru_cache(maxsize=4096)
 def _address(text: str) -> IPv4Address | IPv6Address:
     """An address; an IPv4 one that came over an IPv6 socket is itself."""
     try:
@@ -234,7 +246,8 @@ def find_called(inbound: Inbound, request: Request) -> str:
         uri = _first_uri(request, inbound.called)
     if uri is None or not _number_of(uri):
         uri = request.uri
-    return _number_of(uri)
+    # Unescaped it may hold anything, line ends included; it goes into records and prompts.
+    return _CONTROLS.sub(" ", _number_of(uri))
 
 
 def find_caller(trunk: Trunk, request: Request) -> tuple[str, str]:
@@ -335,7 +348,7 @@ def present(trunk: Trunk, caller_id: str = "") -> Presented | Refused:
     shown = Uri(scheme, host=trunk.domain, user=number or account)
     from_ = Address(
         Uri(scheme, host=trunk.domain, user=account) if identity.from_user == "account" else shown,
-        identity.caller_name,
+        "" if identity.private else identity.caller_name,
     )
     asserted = Address(shown, identity.caller_name)
     fields: dict[str, str] = {}

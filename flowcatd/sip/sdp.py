@@ -13,6 +13,7 @@ asks for.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -74,10 +75,7 @@ class Connection:
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
         """The numeric address, None for a name."""
-        try:
-            return ip_address(self.host)
-        except ValueError:
-            return None
+        return _address(self.host)
 
     @property
     def is_nowhere(self) -> bool:
@@ -95,6 +93,15 @@ class Connection:
         """The value of c=."""
         family = "IP6" if ":" in self.host else "IP4"
         return f"IN {family} {self.host}{'/' if self.scope else ''}{self.scope}"
+
+
+@functools.lru_cache(maxsize=512)
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    """Asked several times in a call, and mostly of the few addresses of one's trunks."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class _Transaction:
     ) -> None:
         self.id = TransactionId(number)
         self.kind = kind
-        self.request = request
+        self.request: Request | None = request
+        """Let go when a server has answered: a flood's leftovers are small then."""
         self.hop = hop
         self.keys = keys
         """Under which it is found; the first is the matching rule's."""
@@ -264,6 +265,8 @@ class Transactions:
             self._stop_timers(transaction, after)
             if after in FINISHED:
                 self._finished[transaction.id] = None
+                if not transaction.kind.is_client:
+                    transaction.request = None
         self._do_all(transaction, doings, message, hop)
         if transaction.state is State.TERMINATED:
             self._forget(transaction)
@@ -303,10 +306,12 @@ class Transactions:
             case Do.TELL_ERROR:
                 self._events.append(Undelivered(transaction.id))
             case Do.TRYING:
+                assert transaction.request is not None
                 transaction.kept = bytes(build_response(transaction.request, 100))
                 self._repeat(transaction)
             case Do.ACKNOWLEDGE:
                 assert isinstance(message, Response)
+                assert transaction.request is not None
                 self.send_once(_follow(transaction.request, "ACK", message), transaction.hop)
             case _:
                 assert do is Do.CANCEL
@@ -331,6 +336,7 @@ class Transactions:
         if transaction.cancelled:
             return
         transaction.cancelled = True
+        assert transaction.request is not None
         request = _follow(transaction.request, "CANCEL", None)
         key = ("client", request.top.branch, request.method)
         # Over the limit too: whoever rings must be able to stop it, and each INVITE has one at most.
@@ -384,8 +390,6 @@ class Transactions:
         kept = KEPT if after is State.PROCEEDING else frozenset[Turn]()
         for turn in [turn for turn in transaction.timers if turn not in kept]:
             self._stop(transaction, turn)
-        if after is not State.PROCEEDING:
-            transaction.pause = 0.0
 
     # --- room
 

@@ -101,15 +101,30 @@ _is_variable = _like(_VARIABLE, "a variable is letters, digits and _")
 _is_prefix = _like(_PREFIX, "must be + and digits: the beginning of an international number")
 _is_number = _like(_NUMBER, "must be an international number: + and 7 to 15 digits")
 
+
+def _is_name(text: str) -> str:
+    return "" if _NAME.fullmatch(text) else "is needed: small letters, digits, . _ -"
+
+
+def _is_codec(text: str) -> str:
+    return OneOf(CODECS).refusal(text)
+
+
+def _is_uri_or_empty(text: str) -> str:
+    return _is_uri(text) if text else ""
+
+
+CODECS: Final = ("opus", "g722", "pcmu", "pcma")
+TRANSPORTS: Final = ("auto", "udp", "tcp", "tls", "ws", "wss")
+
+# Names, not expressions: a type's text is evaluated where no rule of this file would be found.
+TrunkName = Annotated[str, Fits(_is_name)]
 Uris = Annotated[tuple[str, ...], Fits(_is_uri)]
 Prefixes = Annotated[tuple[str, ...], Fits(_is_prefix)]
 Plain = Annotated[str, Fits(_is_plain)]
 Agent = Annotated[str, Fits(_is_agent)]
 Calls = Annotated[int, Between(0, 1_000_000)]
 Rate = Annotated[float, Between(0.01, 10_000)]
-
-CODECS: Final = ("opus", "g722", "pcmu", "pcma")
-TRANSPORTS: Final = ("auto", "udp", "tcp", "tls", "ws", "wss")
 
 NO_SECRET: Final = Secret()
 
@@ -120,7 +135,7 @@ NO_SECRET: Final = Secret()
 class Peer:
     """[trunk]: which trunk this is, and where the other side is."""
 
-    name: Annotated[str, Fits(lambda text: "" if _NAME.fullmatch(text) else _NAME_RULE)] = ""
+    name: TrunkName = ""
     """What commands, records and metrics call it; unique."""
     enabled: bool = True
     """Whether it is there at all."""
@@ -132,9 +147,6 @@ class Peer:
     """The host of From and To; empty is the first proxy's."""
     options_seconds: Annotated[float, Between(0, 3600)] = 0.0
     """Between two OPTIONS that ask whether it lives; 0 asks nothing."""
-
-
-_NAME_RULE: Final = "is needed: small letters, digits, . _ -"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +166,7 @@ class Register:
     """[register]: whether we say where we are (RFC 3261 §10)."""
 
     enabled: bool = False
-    registrar: Annotated[str, Fits(lambda text: _is_uri(text) if text else "")] = ""
+    registrar: Annotated[str, Fits(_is_uri_or_empty)] = ""
     """Where to; empty is the first proxy's host."""
     seconds: Annotated[int, Between(30, 86_400)] = 3600
     """The lifetime that is asked for; the registrar decides."""
@@ -193,9 +205,7 @@ class Inbound:
 class Media:
     """[media]: what is offered and taken."""
 
-    codecs: Annotated[tuple[str, ...], Fits(lambda text: OneOf(CODECS).refusal(text))] = (
-        *("pcmu", "pcma"),
-    )
+    codecs: Annotated[tuple[str, ...], Fits(_is_codec)] = (*("pcmu", "pcma"),)
     """In order of preference."""
     srtp: Annotated[str, OneOf(("off", "optional", "required"))] = "off"
 

@@ -207,8 +207,11 @@ class _Reading:
 
     def trunk(self) -> Trunk:
         """What was taken, over the defaults."""
-        sections = (section(**self.values.get(name, {})) for name, section in _SECTIONS.items())
-        return Trunk(*sections, tuple(self.routes))
+        made: dict[str, Any] = {
+            "peer" if name == "trunk" else name: section(**self.values.get(name, {}))
+            for name, section in _SECTIONS.items()
+        }
+        return Trunk(routes=tuple(self.routes), **made)
 
     def _take_routes(self, content: object) -> None:
         if not isinstance(content, list) or not all(isinstance(each, dict) for each in content):

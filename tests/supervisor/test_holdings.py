@@ -16,7 +16,7 @@ import pytest
 
 from flowcatd.errors import LinkRefused
 from flowcatd.settings import load_options
-from supervisor.holdings import take
+from supervisor.holdings import StillHeldError, take
 
 HOLD = """
 import socket, sys, time
@@ -83,6 +83,16 @@ def test_a_successor_of_a_killed_daemon_waits_until_its_port_is_let_go_of(runtim
         holdings.close()
         assert former.wait(5) == 0
     assert holdings.port == port
+
+
+def test_a_port_that_a_killed_daemons_process_keeps_is_another_trouble_than_a_strangers(runtime):
+    """The service manager may try again: exit 1, where a stranger's port is 71."""
+    leave_socket(runtime)
+    port = free_port()
+    with holder(port, 20) as former:
+        with pytest.raises(StillHeldError, match="is taken"):
+            take(options_of(runtime, port))
+        former.kill()
 
 
 def test_a_port_of_somebody_else_is_told_at_once(runtime):

@@ -98,10 +98,10 @@ def test_a_user_that_is_missing_is_made_though_no_file_changed():
 
 
 def test_the_unit_runs_the_flowcatd_that_was_asked_and_nothing_of_the_template_is_left():
-    """All three commands move together."""
+    """Both commands move together."""
     unit = WANT.ours[UNIT]
     assert f"ExecStart={COMMAND} serve --config {TOML}" in unit
-    assert f"{COMMAND.parent}/python -P -m supervisor.systemd" in unit
+    assert f"ExecReload={COMMAND} reload " in unit
     assert "/opt/" not in unit
 
 
@@ -305,11 +305,10 @@ def test_systemd_reads_the_staged_system(tmp_path):
     if verify is None:
         pytest.skip("systemd-analyze is not installed here")
     main(tmp_path)
-    bin_directory = tmp_path / COMMAND.parent.relative_to("/")
-    bin_directory.mkdir(parents=True)
-    for name in ("flowcatd", "python"):
-        (bin_directory / name).write_text("#!/bin/sh\n")
-        (bin_directory / name).chmod(0o755)
+    command = tmp_path / COMMAND.relative_to("/")
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
     around = tmp_path / "usr/lib/systemd/system"
     around.mkdir(parents=True)
     for name in ("sysinit", "basic", "shutdown", "multi-user", "network-online"):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
-from supervisor.systemd import Group, alive, notify, ready, reloading, status, stopping
+from supervisor.systemd import alive, notify, ready, reloading, status, stopping
 
 
 @pytest.fixture
@@ -82,74 +79,3 @@ def test_a_status_cannot_smuggle_in_another_key(manager):
     systemd, address = manager
     status(address, "bad setting\nREADY=1\r\nMAINPID=1")
     assert systemd.recv(4096) == b"STATUS=bad setting READY=1 MAINPID=1"
-
-
-def control_group(folder, pids, *, lines="0::/system.slice/x.service\n"):
-    """What the kernel would show of a service's control group, as files."""
-    group = folder / "system.slice" / "x.service"
-    group.mkdir(parents=True)
-    (group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
-    (folder / "membership").write_text(lines)
-    return Group("x.service", folder, folder / "membership")
-
-
-@pytest.mark.parametrize("before", ["", "4:memory:/\n1:name=systemd:/\n"])
-def test_whoever_shares_our_control_group_is_found(tmp_path, before):
-    """cgroups(7): the line `0::` names our place in the one hierarchy, whatever others there are."""
-    lines = f"{before}0::/system.slice/x.service\n"
-    assert control_group(tmp_path, [12, 7, os.getpid()], lines=lines).others() == {7, 12}
-
-
-@pytest.mark.parametrize(
-    "lines", ["", "4:memory:/\n", "0::/\n", "0::/gone/x.service\n", "0::/system.slice/y.service\n"]
-)
-def test_outside_of_the_unit_there_is_nobody_to_wait_for(tmp_path, lines):
-    """Run by hand in a login session it must never see, or kill, the session."""
-    assert control_group(tmp_path, [12, 7], lines=lines).others() == set()
-
-
-def test_run_by_hand_it_ends_at_once():
-    """Without a unit's name there is no group at all."""
-    command = [sys.executable, "-P", "-m", "supervisor.systemd"]
-    assert subprocess.run(command, check=False, timeout=30).returncode == 0
-
-
-@pytest.fixture
-def sleeper():
-    """A process that a dead supervisor might have left."""
-    with subprocess.Popen(["sleep", "100"]) as process:
-        yield process
-        process.kill()
-
-
-def waiting(folder):
-    """ExecStopPost, for the group that `control_group` wrote."""
-    code = "import sys; from pathlib import Path; from supervisor.systemd import Group\n"
-    code += "print(flush=True); Group('x.service', Path(sys.argv[1]), Path(sys.argv[2])).outlive()"
-    words = [sys.executable, "-c", code, str(folder), str(folder / "membership")]
-    return subprocess.Popen(words, stdout=subprocess.PIPE)
-
-
-def test_the_end_of_the_service_waits_for_what_is_left(tmp_path, sleeper):
-    """As long as anybody is in the group, and no longer."""
-    group = control_group(tmp_path, [sleeper.pid])
-    with waiting(tmp_path) as process:
-        process.stdout.readline()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
-        (tmp_path / "system.slice" / "x.service" / "cgroup.procs").write_text("")
-        assert process.wait(timeout=10) == 0
-    assert sleeper.poll() is None
-    assert group.others() == set()
-
-
-def test_at_the_time_limit_what_is_left_is_killed(tmp_path, sleeper):
-    """The SIGTERM of systemd is the limit: nobody outlives it."""
-    control_group(tmp_path, [sleeper.pid])
-    with waiting(tmp_path) as process:
-        process.stdout.readline()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
-        process.terminate()
-        assert process.wait(timeout=10) == 0
-    assert sleeper.wait(timeout=10) == -signal.SIGKILL

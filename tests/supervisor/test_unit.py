@@ -17,9 +17,10 @@ from flowcatd.environment import SYSTEM_RUNTIME
 from flowcatd.options import Options
 from supervisor.client import CONTROL_SOCKET, Where, locate
 from supervisor.doors import BACKLOG
+from supervisor.holdings import PATIENCE_SECONDS
 from supervisor.install import TEMPLATE_BIN, USER
 from workers.load import ROWS_PER_SLOT
-from workers.plan import POINTLESS
+from workers.plan import POINTLESS, ExitCode
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNIT = (SHIPPED / "flowcatd.service").read_text()
@@ -61,9 +62,8 @@ def installed(tmp_path):
     """The unit with a command that exists, as systemd's tools want it."""
     command = tmp_path / "bin" / "flowcatd"
     command.parent.mkdir()
-    for name in ("flowcatd", "python"):
-        (command.parent / name).write_text("#!/bin/sh\n")
-        (command.parent / name).chmod(0o755)
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
     unit = tmp_path / "flowcatd.service"
     unit.write_text(UNIT.replace(TEMPLATE_BIN, f"{command.parent}/"))
     return unit
@@ -109,9 +109,21 @@ def test_only_our_own_user_may_enter_the_runtime_directory():
 
 
 def test_the_death_of_the_supervisor_does_not_kill_the_calls():
-    """With another KillMode systemd kills the workers before ExecStopPost may wait for them."""
+    """With another KillMode systemd kills the workers; nothing keeps the new daemon waiting."""
     assert only("KillMode") == "process"
-    assert only("ExecStopPost").endswith("python -P -m supervisor.systemd %n")
+    assert "ExecStopPost" not in SETTINGS
+
+
+def test_new_callers_are_answered_soon_after_the_death_of_the_supervisor():
+    """The pause before a restart is a fraction of the time for which the port may be waited for."""
+    (number,) = re.findall(r"^(\d+)ms$", only("RestartSec"))
+    assert int(number) / 1000 < PATIENCE_SECONDS / 2
+
+
+def test_what_tells_of_a_killed_daemon_is_there_when_its_successor_starts():
+    """Without the old sockets it would not wait for the port, and end for good with 71."""
+    assert only("RuntimeDirectoryPreserve") == "restart"
+    assert ExitCode.BIND in POINTLESS
 
 
 def test_every_command_is_of_the_same_installation():
@@ -119,7 +131,7 @@ def test_every_command_is_of_the_same_installation():
     commands = [
         value.lstrip("-") for key in SETTINGS if key.startswith("Exec") for value in SETTINGS[key]
     ]
-    assert len(commands) == 3
+    assert len(commands) == 2
     assert [line for line in commands if not line.startswith(TEMPLATE_BIN)] == []
     assert UNIT.count("/opt/") == len(commands)
 

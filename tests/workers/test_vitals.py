@@ -14,7 +14,7 @@ import pytest
 from flowcatd.metrics import Metrics
 from workers.vitals import RARE_BEATS, Counts, Vitals, open_descriptors, own_bytes
 
-COUNTS = Counts(calls=3, capacity=200, level=0, deferring=False)
+COUNTS = Counts(calls=3, capacity=200, level=0, deferring=False, wakes=7)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def beat(metrics: Metrics, times: int, counts: Counts = COUNTS) -> Metrics
 
 async def test_one_beat_fills_the_cheap_gauges(metrics):
     """Calls, capacity, level, CPU, resident memory, descriptors."""
-    await beat(metrics, 1, Counts(calls=3, capacity=200, level=2, deferring=True))
+    await beat(metrics, 1, Counts(calls=3, capacity=200, level=2, deferring=True, wakes=7))
     gauges = metrics.gauges
     assert gauges["calls_live"][""] == 3
     assert gauges["calls_capacity"][""] == 200
@@ -57,7 +57,9 @@ async def test_the_dear_gauges_come_within_ten_beats(metrics):
 
 async def test_the_dear_gauges_wait_while_housekeeping_is_given_up(metrics):
     """The kernel's walk over all pages is for quiet times."""
-    await beat(metrics, 2 * RARE_BEATS, Counts(calls=3, capacity=200, level=1, deferring=True))
+    await beat(
+        metrics, 2 * RARE_BEATS, Counts(calls=3, capacity=200, level=1, deferring=True, wakes=7)
+    )
     assert metrics.gauges["memory_bytes"]["own"] == 0
     assert metrics.gauges["tasks"][""] == 0
     assert metrics.gauges["memory_bytes"]["rss"] > 0

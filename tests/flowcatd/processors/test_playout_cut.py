@@ -212,7 +212,7 @@ def test_whatever_comes_the_truth_holds(
     lines: list[str] = []
     for step in steps:
         _step(call, step, lines)
-        assert len(call.playout._waiting) <= 100 + 4
+        assert call.playout._backlog.size <= 100 + 4
         assert len(call.scope.wakes) <= 3 + len(call.wire.marks)
     call.caller.speaks = False
     call.rig.feed(TtsStopped())

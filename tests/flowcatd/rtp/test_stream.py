@@ -302,6 +302,32 @@ def test_a_timestamp_that_jumps_makes_no_silence_and_no_delay() -> None:
         assert figures.delay_ms <= 60
 
 
+@pytest.mark.parametrize("pause", [0.3, 0.7, 5.0])
+def test_a_clock_that_stood_still_costs_its_pause_and_nothing_after(pause) -> None:
+    """Some far ends stop their timestamps on hold; jitter after it is borne as before it."""
+    leg, far = stream(), stream(seed=2)
+    now = feed(leg, far, 500, T0)
+    for _ in range(int(pause / TICK)):
+        leg.pull(now)
+        now += TICK
+    dice = random.Random(1)
+    coming = [
+        (now + tick * TICK + dice.random() * 0.025, tick, data)
+        for tick in range(1000)
+        for data in far.send(VOICE[tick % 50])
+    ]
+    coming.sort()
+    for _ in range(990):
+        while coming and coming[0][0] <= now:
+            leg.receive_datagram(coming[0][2], FAR, coming.pop(0)[0])
+        leg.pull(now)
+        now += TICK
+    figures = leg.figures()
+    assert figures.concealed_ms <= 120
+    assert (figures.late, figures.discarded) == (0, 0)
+    assert figures.delay_ms <= 75
+
+
 def test_silence_suppressed_is_background_not_loss() -> None:
     """Sequence numbers go on and timestamps tell of the pause: nothing is concealed but its start."""
     leg, far = stream(), stream(seed=2)
@@ -460,6 +486,37 @@ def test_silence_on_the_wire_is_told_once_and_not_on_hold() -> None:
     leg.wake(T0 + 520)
     leg.wake(T0 + 521)
     assert leg.events() == [Inactive(20.0)]
+
+
+def test_a_stream_wakes_for_whatever_is_due_first() -> None:
+    """Nothing before it begins, then a report, a silence, or a press without an end."""
+    leg, far = stream(), stream(seed=2)
+    assert leg.wake_at() is None
+    leg.direct(T0, sending=True, receiving=True)
+    assert T0 < leg.wake_at() <= T0 + 30
+    far.press("1")
+    feed(leg, far, 2, T0 + 1)
+    assert leg.wake_at() <= T0 + 1 + TICK + 0.25
+
+
+def test_without_anywhere_to_go_reports_are_not_made() -> None:
+    """No SDP yet and no packet; RTCP of strangers is foreign."""
+    leg = stream(replace(PLAN, far=None))
+    leg.say_goodbye(T0)
+    leg.receive_rtcp(build_rtcp([Goodbye((1,))]), FAR, T0)
+    assert leg.outgoing() == leg.events() == []
+    assert leg.figures().foreign == 1
+    taken = Stream.taken_up(PLAN, leg.snapshot(T0), chance(5), T0 + 1)
+    assert taken.snapshot(T0).locked is None
+
+
+def test_reports_not_sent_are_said_to_be() -> None:
+    """The bounded law for what goes out."""
+    leg = stream()
+    for _ in range(64):
+        leg.say_goodbye(T0)
+    with pytest.raises(LocalError, match="reports"):
+        leg.say_goodbye(T0)
 
 
 # --- what comes from outside ---------------------------------------------------------------------

@@ -545,3 +545,51 @@ def test_a_request_that_is_not_for_us_is_refused(
         answer = objection.answer(asked, "t")
         assert answer.to.tag == "t"
         assert field is None or answer.first(field)
+
+
+def test_a_field_that_is_not_there_is_none():
+    """Or removed."""
+    asked = request("INVITE", "Expires: 60", "Event: presence;id=7", "Allow: INVITE, ack")
+    assert (asked.number("expires"), str(asked.valued("event"))) == (60, "presence;id=7")
+    assert asked.words("allow") == ["invite", "ack"]
+    asked.put("Expires")
+    assert (asked.number("expires"), asked.valued("replaces"), asked.media_type()) == (
+        None,
+        None,
+        None,
+    )
+    assert asked.is_initial
+
+
+def test_a_message_can_be_told_final_from_provisional():
+    """200 and above."""
+    assert [build_response(request(), status).is_final for status in (199, 200)] == [False, True]
+
+
+def test_the_long_and_the_many_are_refused_too():
+    """The answer is cut to what can be read of the request."""
+    for data in (
+        plain() + b"x" * MESSAGE_BYTES,
+        plain("INVITE", *(f"X-{n}: y" for n in range(2 * HEADER_LINES))),
+        plain("INVITE", "no colon", "t: <sip:c@d>"),
+        plain()[:-2],
+    ):
+        with pytest.raises(SipError) as caught:
+            parse_message(data)
+        answer = refuse(data, caught.value)
+        assert answer is not None
+        assert parse_message(answer).call_id == "c1@example.com"
+
+
+def test_a_request_without_a_via_is_not_refused():
+    """There is nobody to tell."""
+    data = plain().replace(b"via:", b"x-via:")
+    assert refuse(data, SipError("")) is None
+    assert refuse(plain(), SipError("", DROP)) is None
+
+
+def test_a_uri_can_be_given_parameters():
+    """The value itself stays as it is."""
+    uri = parse_uri("sip:a@b;lr")
+    assert str(uri.with_parameters(transport="tcp")) == "sip:a@b;lr;transport=tcp"
+    assert str(uri) == "sip:a@b;lr"

@@ -795,17 +795,25 @@ def test_dtls_roles_are_agreed_and_stay():
     """The answerer opens (RFC 5763 §5); when it later offers, it still is the client."""
     wanted = Capabilities(secrecy=Secrecy.DTLS)
     ours, theirs = call(wanted), call(wanted, THERE, 2)
-    theirs.receive_offer(ours.offer())
-    answer = theirs.refresh()
-    theirs.withdraw()
-    ours.receive_answer(answer)
-    ours.receive_answer(theirs.receive_offer(ours.offer())) if ours.state is State.OFFERED else None
-    for one, other in ((theirs, ours), (ours, theirs)):
-        one.receive_answer(other.receive_offer(one.offer()))
+    for one, other in ((ours, theirs), (theirs, ours), (ours, theirs)):
+        offer = one.offer()
+        assert "a=setup:actpass" in offer
+        one.receive_answer(other.receive_offer(offer))
         assert ours.session is not None
         assert theirs.session is not None
         assert ours.session.secrecy == Dtls(False, (THERE.fingerprint,))
         assert theirs.session.secrecy == Dtls(True, (OUR_PRINT,))
+
+
+def test_dtls_needs_a_certificate_at_both_ends():
+    """Ours is the shell's duty; theirs is their answer's."""
+    wanted = Capabilities(secrecy=Secrecy.DTLS)
+    with pytest.raises(LocalError, match="certificate"):
+        call(wanted, replace(HERE, fingerprint=None)).offer()
+    ours = call(wanted)
+    ours.offer()
+    with pytest.raises(SipError, match="certificate"):
+        ours.receive_answer(offered("m=audio 4000 UDP/TLS/RTP/SAVP 0"))
 
 
 def test_a_browsers_bundle_is_answered_with_the_audio_alone():
@@ -815,6 +823,31 @@ def test_a_browsers_bundle_is_answered_with_the_audio_alone():
     assert "a=group:BUNDLE 0" in head
     assert {"a=mid:0", "a=setup:active", "a=rtcp-mux", "a=ice-ufrag:abcd"} <= set(audio)
     assert video == ["m=video 0 UDP/TLS/RTP/SAVPF 96", "a=mid:1"]
+
+
+def test_the_time_of_the_answer_is_the_offers():
+    """RFC 3264 §6: it cannot be negotiated, however odd it is."""
+    text = offered("m=audio 4000 RTP/AVP 0").replace("t=0 0", "t=2873397496 2873404696")
+    answer = call().receive_offer(text)
+    keeps_the_rules(text, answer)
+    assert "t=2873397496 2873404696\r\n" in answer
+
+
+def test_an_answer_cannot_take_up_a_stream_that_we_refused():
+    """It was offered with port 0 (RFC 3264 §8.2)."""
+    ours = call()
+    ours.receive_offer(offered("m=audio 4000 RTP/AVP 0", "m=video 4002 RTP/AVP 31"))
+    ours.offer()
+    with pytest.raises(SipError, match="not offered"):
+        ours.receive_answer(offered("m=audio 4000 RTP/AVP 0", "m=video 4002 RTP/AVP 31"))
+
+
+def test_a_call_cannot_be_taken_up_without_its_codec():
+    """A daemon whose codecs changed meanwhile says so, instead of sending what nobody agreed to."""
+    ours = call()
+    ours.receive_offer(offered("m=audio 4000 RTP/AVP 0"))
+    with pytest.raises(SipError, match="codec"):
+        Negotiation.restore(ours.snapshot(), Capabilities((PCMA,)), HERE)
 
 
 def test_a_late_offer_is_answered_in_the_ack():

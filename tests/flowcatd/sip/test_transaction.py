@@ -24,6 +24,7 @@ from flowcatd.sip.timers import Timers
 from flowcatd.sip.transaction import Transactions
 from tests.flowcatd.sip.lossy import settle
 from tests.flowcatd.sip.torture import case, plain, request, response
+from tests.fuzz.sip import run
 from tests.laws import keeps_bounded_law, keeps_quiet_law
 
 UDP = Hop("UDP", "192.0.2.1", 5066)
@@ -41,6 +42,49 @@ PATHS = {
     State.ACCEPTED: (Turn.SUCCESS,),
 }
 STATUS = {Turn.PROVISIONAL: 180, Turn.SUCCESS: 200, Turn.FAILURE: 486}
+
+
+FIGURES = {
+    Kind.INVITE_CLIENT: """
+        CALLING     PROVISIONAL>PROCEEDING SUCCESS>ACCEPTED FAILURE>COMPLETED ERROR>TERMINATED
+        CALLING     TIMER_A>CALLING TIMER_B>TERMINATED
+        PROCEEDING  PROVISIONAL>PROCEEDING SUCCESS>ACCEPTED FAILURE>COMPLETED ERROR>TERMINATED
+        PROCEEDING  CANCEL>PROCEEDING TIMER_C>PROCEEDING TIMER_GIVEN_UP>TERMINATED
+        COMPLETED   FAILURE>COMPLETED ERROR>TERMINATED TIMER_D>TERMINATED
+        ACCEPTED    SUCCESS>ACCEPTED TIMER_M>TERMINATED""",
+    Kind.CLIENT: """
+        TRYING      PROVISIONAL>PROCEEDING SUCCESS>COMPLETED FAILURE>COMPLETED ERROR>TERMINATED
+        TRYING      TIMER_E>TRYING TIMER_F>TERMINATED
+        PROCEEDING  PROVISIONAL>PROCEEDING SUCCESS>COMPLETED FAILURE>COMPLETED ERROR>TERMINATED
+        PROCEEDING  TIMER_E>PROCEEDING TIMER_F>TERMINATED
+        COMPLETED   TIMER_K>TERMINATED""",
+    Kind.INVITE_SERVER: """
+        PROCEEDING  REQUEST>PROCEEDING PROVISIONAL>PROCEEDING SUCCESS>ACCEPTED FAILURE>COMPLETED
+        PROCEEDING  ERROR>PROCEEDING TIMER_TRYING>PROCEEDING
+        COMPLETED   REQUEST>COMPLETED ACK>CONFIRMED ERROR>COMPLETED TIMER_G>COMPLETED
+        COMPLETED   TIMER_H>TERMINATED
+        CONFIRMED   ACK>CONFIRMED REQUEST>CONFIRMED TIMER_I>TERMINATED
+        ACCEPTED    REQUEST>ACCEPTED SUCCESS>ACCEPTED ACK>ACCEPTED ERROR>ACCEPTED
+        ACCEPTED    TIMER_L>TERMINATED""",
+    Kind.SERVER: """
+        TRYING      REQUEST>TRYING PROVISIONAL>PROCEEDING SUCCESS>COMPLETED FAILURE>COMPLETED
+        TRYING      ERROR>TERMINATED TIMER_F>TERMINATED
+        PROCEEDING  REQUEST>PROCEEDING PROVISIONAL>PROCEEDING SUCCESS>COMPLETED FAILURE>COMPLETED
+        PROCEEDING  ERROR>TERMINATED TIMER_F>TERMINATED
+        COMPLETED   REQUEST>COMPLETED ERROR>TERMINATED TIMER_J>TERMINATED""",
+}
+"""The arrows of RFC 6026 Figures 4 and 5 and RFC 3261 Figures 6 and 8, with the two rows of our own."""
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_table_has_the_arrows_of_the_figures(kind: Kind):
+    """Written down a second time, from the RFCs."""
+    arrows = set()
+    for line in FIGURES[kind].split("\n")[1:]:
+        state, *pairs = line.split()
+        arrows |= {(state, *pair.split(">")) for pair in pairs}
+    rows = TABLES[kind].items()
+    assert {(state.name, turn.name, row[0].name) for (state, turn), row in rows} == arrows
 
 
 class Machine:
@@ -162,6 +206,9 @@ def test_each_row_does_what_it_says(kind: Kind, state: State, turn: Turn):
         assert has_done(do, told, sent, kept), do
     assert (Ended(machine.id) in told) == (after is State.TERMINATED)
     assert (machine.id in machine.layer._all) == (after is not State.TERMINATED)
+    machine.run_out()
+    rings = (kind, after) == (Kind.INVITE_SERVER, State.PROCEEDING)
+    assert (machine.id in machine.layer._all) == rings, "nothing ends it"
 
 
 def test_every_state_is_reached_and_left_by_time():
@@ -187,6 +234,7 @@ def test_time_alone_ends_every_state(kind: Kind, hop: Hop):
             machine.drive(turn)
         ended = machine.run_out()
         assert len(machine.layer) == 0
+        assert machine.layer.ignored == 0, "a timer outlived its state"
         ringing = 190 + 64 * T1 if (kind, state) == (Kind.INVITE_CLIENT, State.PROCEEDING) else 0
         assert ended <= max(64 * T1, ringing)
         waits = hop is UDP or state not in {State.COMPLETED, State.CONFIRMED}
@@ -298,6 +346,15 @@ def test_a_failure_is_acknowledged_the_way_the_invite_went():
     )
     assert (str(ack.cseq), ack.to.tag, ack.from_.tag) == ("1 ACK", "b1", "a1")
     assert ack.fields["route"] == ["<sip:p1;lr>"]
+
+
+def test_a_repeated_failure_is_acknowledged_again_and_told_once():
+    """The first ACK was lost (§17.1.1.2)."""
+    machine = Machine(Kind.INVITE_CLIENT, state=State.COMPLETED)
+    for _ in range(3):
+        machine.drive(Turn.FAILURE)
+        told, sent = machine.drain()
+        assert (told, [first_word(data) for data in sent]) == ([], [b"ACK"])
 
 
 def test_a_cancel_waits_for_the_first_sign_of_life():
@@ -456,6 +513,7 @@ def test_the_longest_finished_goes_first():
     for number in (1, 2, 3):
         layer.receive(request("OPTIONS", cseq=f"{number} OPTIONS", **hop(number)), UDP, 0.0)
         asked = [event for event in layer.events() if isinstance(event, Asked)]
+        assert [event.request.cseq.number for event in asked] == [number]
         if number == 1:
             layer.respond(asked[0].id, build_response(asked[0].request, 200), 0.0)
     assert len(layer) == 2
@@ -547,3 +605,10 @@ def test_a_message_of_the_corpus_is_a_transaction_too():
     (asked,) = layer.events()
     assert layer.respond(asked.id, build_response(invite, 404, tag="x"), 0.0)
     assert plain() != layer.outgoing()[0].data
+
+
+def test_mutated_messages_bring_nothing_but_the_rooms_error():
+    """A moment of `python -m tests.fuzz.sip`, which is run for a million."""
+    tried, accepted = run(3000, 30.0, 7)
+    assert tried == 3000
+    assert accepted > 300
