@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test lint bench memory soak
+.PHONY: help setup run call test lint bench memory soak fuzz
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -38,3 +38,9 @@ soak:  ## ten thousand short calls, twice; fails when anything of them is left
 	@$(PYTHON) .ci/setup.py
 	@.venv/bin/python -m bench.fleet.soak $(ARGS)
 	@.venv/bin/python -m bench.fleet.soak --kept $(ARGS)
+
+fuzz:  ## millions of mutated SIP, SDP and RTP messages; shorter with ARGS="--count N --seconds S"
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/python -m tests.fuzz.sip --count 1000000 --seconds 600 $(ARGS)
+	@.venv/bin/python -m tests.fuzz.sdp --count 1000000 --seconds 900 $(ARGS)
+	@.venv/bin/python -m tests.fuzz.rtp --count 1000000 --seconds 300 $(ARGS)

@@ -5,6 +5,8 @@
     ├── LocalError       we were asked for something illegal in this state: a bug of ours or a caller's
     ├── PeerError        the other side broke the protocol; carries the answer to give
     │   ├── CarrierError     a carrier's media socket; the answer is a WebSocket close code (RFC 6455 §7.4)
+    │   ├── SipError         a SIP message or description (flowcatd/sip/trouble.py); carries the answer's status
+    │   ├── RtpError         a media packet (flowcatd/rtp/trouble.py); it is dropped and counted
     │   └── ControlError     an operator's or worker's message; the answer is `Refused` with its code
     ├── LinkError        the network or a helper process, not the meaning
     │   ├── LinkRefused      nobody there, or not let in

@@ -51,6 +51,14 @@ OURS = ("flowcatd", "workers")
 PROGRAMS = ("flowcatd.caller", "flowcatd.links.sphinx_helper", "flowcatd.links.voice_helper")
 """Processes of their own, and what only they use."""
 
+UNUSED = (
+    "flowcatd.sip",
+    "flowcatd.rtp",
+    "flowcatd.transports.rtp_wire",
+    "flowcatd.transports.srtp",
+)
+"""Rooms that stand and that no worker opens yet: calls come over WebSockets only."""
+
 SWITCHBOARD = ("supervisor.switchboard",)
 """The other process that is forked from here."""
 

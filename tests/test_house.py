@@ -24,7 +24,7 @@ PACKAGES = ("flowcatd", "workers", "supervisor", "bench")
 FLOORS = (
     ("errors", "frames", "options", "services", "wake", "media"),
     ("agent", "audio", "carriers", "environment", "playout", "providers", "record", "settings"),
-    ("control", "journal", "log", "metrics", "pipeline", "recording"),
+    ("control", "journal", "log", "metrics", "pipeline", "recording", "rtp", "sip"),
     ("links", "processors", "transports"),
     ("call", "caller"),
     ("workers", "bench"),
@@ -46,7 +46,9 @@ PURE = (
     "flowcatd.providers",
     "flowcatd.record",
     "flowcatd.recording",
+    "flowcatd.rtp",
     "flowcatd.settings",
+    "flowcatd.sip",
     "flowcatd.control",
     "flowcatd.journal",
     "flowcatd.metrics",

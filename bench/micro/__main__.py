@@ -13,7 +13,10 @@ import sys
 
 from bench.figures import ROOT, heading, section, write
 
-BENCHES = ("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech", "collector")
+BENCHES = (
+    *("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech", "collector"),
+    *("rtp",),
+)
 COMMAND = "bench.micro"
 
 
