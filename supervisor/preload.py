@@ -109,7 +109,7 @@ def _rooms(package: str) -> Iterator[str]:
     """Every module of a package of ours, less the programs."""
     yield package
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-        if module.name in PROGRAMS:
+        if module.name in (*PROGRAMS, *UNUSED):
             continue
         if module.ispkg:
             yield from _rooms(module.name)

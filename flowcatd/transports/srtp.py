@@ -135,6 +135,8 @@ class Srtp:
             secret = self._send.protect_rtcp(data)
         except (Error, ValueError) as error:
             raise LocalError(f"SRTP does not take {len(data)} bytes of RTCP: {error}") from error
+        if self._sent.index < 0:
+            self._sent.ssrc = int.from_bytes(data[4:8], "big")  # reports are all it has said
         self._reports_sent += 1
         return secret
 
