@@ -21,8 +21,8 @@ since the last, or by the last one itself, so the sum of their pauses is the mea
 0.75 to 0.8 of it, and up to 1.7 where the objects have outgrown the CPU's cache (280 000); hence
 MARGIN. Finding a lot of garbage takes longer still, once.
 
-What was collected in slack is then given back to the kernel (workers/heap.py); the slack has to hold
-both. A collection that was forced gives nothing back: it has no time.
+Memory that is free is given back to the kernel (workers/heap.py) in slack of its own, in another beat:
+it needs less, and a worker so full that collections are forced needs it most.
 
 https://docs.python.org/3/library/gc.html; bench/micro/collector.py measures the pauses.
 """
@@ -75,6 +75,8 @@ class Collector:
         self._slack = slack
         self._on_full = on_full
         self._heap = Heap(metrics)
+        self._trimmed_at = float("-inf")
+        self._collected = False  # since then: something was allocated, so something may be free
         self._before = gc.get_threshold()
         self._started = 0.0
         self._full_pause = 0.0
@@ -101,28 +103,33 @@ class Collector:
             gc.set_threshold(*self._before)
 
     def beat(self, now: float, *, calls: int, deferring: bool) -> bool:
-        """Collect if this is the time for it; whether it was.
+        """Collect, or give memory back, if this is the time for it; whether it collected.
 
         `deferring` is Shedding's HOUSEKEEPING: then only what is overdue runs.
         """
-        if self.young == 0:
-            return False
-        has_slack = calls == 0 or self._has_slack(now)
-        if self.young >= OVERDUE_YOUNG:
-            self.forced += not has_slack
-        elif calls == 0:
-            if now - self._full_at < IDLE_SECONDS:
-                return False
-        elif deferring or now - self._full_at < EVERY_SECONDS or not has_slack:
-            return False
-        self._collect(now)
-        if has_slack:
-            self._heap.trim()
-        return True
+        if self._is_due(now, calls=calls, deferring=deferring):
+            self._collect(now)
+            return True
+        if self._collected and not deferring and now - self._trimmed_at >= EVERY_SECONDS:
+            has_slack = self._slack(now) >= MARGIN * self._heap.expected()
+            if calls == 0 or has_slack:
+                self._trimmed_at, self._collected = now, False
+                self._heap.trim()
+        return False
 
     def expected(self) -> float:
-        """Seconds the next full collection, and what follows it, are likely to take."""
-        return self._full_pause + self._young_pauses + self._heap.expected()
+        """Seconds the next full collection is likely to take, by what its predecessors took."""
+        return self._full_pause + self._young_pauses
+
+    def _is_due(self, now: float, *, calls: int, deferring: bool) -> bool:
+        if self.young == 0:
+            return False
+        if self.young >= OVERDUE_YOUNG:
+            self.forced += not self._has_slack(now) and calls > 0
+            return True
+        if calls == 0:
+            return now - self._full_at >= IDLE_SECONDS
+        return not deferring and now - self._full_at >= EVERY_SECONDS and self._has_slack(now)
 
     def _has_slack(self, now: float) -> bool:
         return self._slack(now) >= MARGIN * self.expected()
@@ -138,6 +145,7 @@ class Collector:
         if phase == "start":
             self._started = perf_counter()
             return
+        self._collected = True
         pause = perf_counter() - self._started
         full = info["generation"] == 2
         self._metrics.observe("gc_pause_seconds", pause)

@@ -40,6 +40,8 @@ class Outside:
     """Given, taken, failed."""
     events_dropped: Callable[[], int] = lambda: 0
     helpers_lost: Callable[[], int] = lambda: 0
+    pace: Callable[[bool], None] = lambda _deferring: None
+    """Told whether snapshots have to be rare."""
 
 
 class Household:
@@ -115,6 +117,7 @@ class Household:
                 lag_ms=round(changed.lag_seconds * 1000),
             )
             self._table.shedding = self.shedding.level >= Level.REFUSE
+            self.outside.pace(self.defers())
         if self._settled:
             self._collector.beat(now, calls=len(self._table), deferring=self.defers())
         if now >= self._second_at:

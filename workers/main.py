@@ -135,6 +135,8 @@ class _Worker:
             await entrance.open(options.workers.bound)
             ending.push_async_callback(entrance.close)
             household.outside.hand_overs = entrance.hand_overs
+            household.outside.helpers_lost = lambda: speech.helpers_lost
+            household.outside.pace = uplink.pace
             household.outside.events_dropped = lambda: uplink.dropped + watch.left_out
             household.settle()
             table.shedding = False

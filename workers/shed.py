@@ -37,7 +37,7 @@ class Thing(Enum):
     """What can be given up."""
 
     HOUSEKEEPING = auto()
-    """Full garbage collections in slack (overdue ones run), live call events and all but every tenth
+    """Full garbage collections in slack (overdue ones run), live call events and all but every fifth
     metrics snapshot, journal writes between the ends of turns."""
     NEW_CALLS = auto()
     """The row stands SHEDDING, so other workers pass it over; who comes all the same is told

@@ -90,6 +90,12 @@ class Speech:
         voice = self._speaking[row.dialect].mouth(row)
         return CachedVoice(voice, row.name, self._cache, rate_hz, hit)
 
+    @property
+    def helpers_lost(self) -> int:
+        """Speech processes that ended without being asked to, since the worker began."""
+        links = [*self._speaking.values(), *([self._hearing] if self._hearing else [])]
+        return sum(link.pool.restarts for link in links)
+
     async def close(self) -> None:
         """End the helpers."""
         if self._hearing is not None:

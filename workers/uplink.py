@@ -51,6 +51,8 @@ from flowcatd.links.zeromq import Sent, Wire
 
 INTERVAL_SECONDS = 1.0
 """Between two beats, and between two snapshots."""
+SPARING_SECONDS = 5.0
+"""Between two snapshots while what can wait has to."""
 HELLO_SECONDS = 0.1
 """Between two tries to say Hello while nobody is there; also libzmq's between two connects."""
 CONTROL_HWM = 128
@@ -115,6 +117,10 @@ class Uplink:
         self.misunderstood = 0
         """Messages from the switchboard that are no orders."""
         self._timer = self._loop.call_soon(self._tick)
+
+    def pace(self, deferring: bool) -> None:  # noqa: FBT001 it is the one thing this is told
+        """Under load snapshots are rarer; the bridge takes ten seconds of silence for an absence."""
+        self.interval_seconds = SPARING_SECONDS if deferring else INTERVAL_SECONDS
 
     def publish(self, event: CallEvent) -> None:
         """Tell subscribers, if there are any."""

@@ -155,6 +155,19 @@ async def test_a_recogniser_that_is_killed_mid_call_costs_one_turn(tmp_path: Pat
         assert len(helpers) == 1
         helpers[0].kill()
         await until(lambda: bool(daemon.log("helper.lost")), "the loss to be noticed")
+        await metric_is(daemon, "flowcatd_helpers_lost_total", "1")
         code, heard = await call(daemon, "--say", "yes please", "--say", "yes please")
     assert heard["reason"] == "completed"
     assert code == 0
+
+
+async def metric_is(daemon: Daemon, name: str, value: str) -> None:
+    """Wait until /metrics says so."""
+    address = f"http://{daemon.ready['metrics']}/metrics"
+    async with aiohttp.ClientSession() as session:
+        for _ in range(500):
+            async with session.get(address) as answer:
+                if f"\n{name} {value}\n" in await answer.text():
+                    return
+            await asyncio.sleep(0.01)
+    raise AssertionError(f"{name} never was {value}")
