@@ -1,0 +1,98 @@
+"""Facts about what is counted and published of calls."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from flowcatd.control import CallEvent
+from flowcatd.metrics import REFUSALS, Metrics
+from flowcatd.record import Identity, Ledger, Outcome, Reason
+from workers.watch import CallWatch
+
+IDENTITY = Identity(call_id="c1", run_id="r1", carrier="raw", agent="echo", worker_slot=3)
+
+
+class Rig:
+    """A watch, what it published, and whether there is time for that."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.published: list[CallEvent] = []
+        self.is_late = False
+        self.watch = CallWatch(3, self.metrics, self.published.append, lambda: self.is_late)
+
+    def count(self, name: str, label: str = "") -> float:
+        """One counter."""
+        return self.metrics.counters[name][label]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """A fresh one."""
+    return Rig()
+
+
+def record(**problems: str):
+    """A call of two seconds that said and heard something."""
+    ledger = Ledger(IDENTITY, datetime(2026, 11, 21, tzinfo=UTC), 10.0)
+    ledger.answered(10.0)
+    ledger.turns.user, ledger.turns.bot, ledger.turns.interruptions = 4, 3, 1
+    ledger.audio_seconds.caller, ledger.audio_seconds.agent = 2.0, 1.0
+    for latency in (300, 900):
+        ledger.responded(latency)
+    for where, reason in problems.items():
+        ledger.problem(where, reason)
+    return ledger.finish(12.0, Outcome(reason=Reason.COMPLETED))
+
+
+def test_a_calls_life_is_counted_and_told(rig):
+    """Started, answered and ended, each once, and nothing in an event but names and figures."""
+    rig.watch.started(IDENTITY)
+    rig.watch.answered(IDENTITY)
+    rig.watch.ended(record())
+    assert [event.event for event in rig.published] == ["started", "answered", "ended"]
+    assert (rig.count("calls_started"), rig.count("calls_answered")) == (1, 1)
+    assert rig.count("calls_ended", "completed") == 1
+    last = rig.published[-1]
+    assert (last.call_id, last.run_id, last.seconds, last.reason) == ("c1", "r1", 2.0, "completed")
+    assert (last.ended_by, last.turns, last.slot) == ("agent", 4, 3)
+
+
+def test_what_a_record_holds_is_added_up(rig):
+    """Turns, interruptions, frames of 20 ms, latencies and the duration."""
+    rig.watch.ended(record())
+    assert (rig.count("turns", "caller"), rig.count("turns", "agent")) == (4, 3)
+    assert rig.count("interruptions") == 1
+    assert (rig.count("audio_frames", "in"), rig.count("audio_frames", "out")) == (100, 50)
+    assert rig.metrics.histograms["answer_latency_seconds"].sum == pytest.approx(1.2)
+    assert rig.metrics.histograms["call_duration_seconds"].sum == 2.0
+
+
+def test_only_what_could_not_be_written_counts_as_lost(rig):
+    """Other problems of a call stand in its record alone."""
+    rig.watch.ended(record(recording="ENOSPC", transcript="EIO", hook="unavailable"))
+    assert rig.count("records_lost") == 2
+
+
+@pytest.mark.parametrize("cause", REFUSALS)
+def test_every_cause_of_a_refusal_can_be_counted(rig, cause):
+    """And is told without a name: nobody became a call."""
+    rig.watch.refused(cause)
+    assert rig.count("calls_refused", cause) == 1
+    assert msgspec.to_builtins(rig.published[0])["call_id"] == ""
+
+
+def test_for_lack_of_time_events_are_left_out_and_figures_kept(rig):
+    """What was left out is counted too."""
+    rig.is_late = True
+    rig.watch.started(IDENTITY)
+    rig.watch.resumed(IDENTITY)
+    rig.watch.refused("full")
+    rig.watch.ended(record())
+    assert rig.published == []
+    assert rig.watch.left_out == 4
+    assert (rig.count("calls_started"), rig.count("calls_resumed")) == (1, 1)
+    assert rig.count("calls_ended", "completed") == 1
