@@ -25,6 +25,14 @@ PACKAGES = {
     ),
     "sip-tester": (lambda: shutil.which("sipp"), "tests of the SIP port against SIPp"),
     "sox": (lambda: shutil.which("sox"), "tests that judge audio by another program"),
+    "libopus0": (
+        lambda: any(Path("/usr/lib").glob("*/libopus.so.0")),
+        "tests of the Opus codec",
+    ),
+    "multimon-ng": (
+        lambda: shutil.which("multimon-ng"),
+        "tests of keypad tones by another program",
+    ),
     "pocketsphinx-testdata": (
         lambda: Path("/usr/share/pocketsphinx/test/data").is_dir(),
         "tests of recognition on human speech",

@@ -15,7 +15,7 @@ from bench.figures import ROOT, heading, section, write
 
 BENCHES = (
     *("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech", "collector"),
-    *("rtp",),
+    *("rtp", "codec", "pacer"),
 )
 COMMAND = "bench.micro"
 

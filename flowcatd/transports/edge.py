@@ -5,12 +5,16 @@ call's media time. Media time is counted from the samples, since a WebSocket los
 forward when the carrier's own timestamps say that it left something out (silence suppression), or,
 where a carrier has none, when nothing came for STALL_MS (a stalled sender that dropped its backlog).
 
+Silence, which is most of what a listening caller sends, is decoded once: every such frame of every call
+is the same object, so what keeps the last half second of a call keeps next to nothing.
+
 Outbound, one frame of PCM becomes one encoded payload.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 from flowcatd.audio.chunker import Chunker
@@ -59,10 +63,27 @@ SILENCE: Final[dict[Encoding, bytes]] = {
 """The code of a zero sample, which fills a frame that a gap cut short."""
 
 
+@cache
+def _silent_frame(encoding: Encoding, rate_hz: int) -> tuple[bytes, bytes]:
+    """A frame of zeros, encoded and decoded."""
+    coded = SILENCE[encoding] * (rate_hz * PTIME_MS // 1000 * SAMPLE_BYTES[encoding])
+    return coded, DECODE[encoding](coded)
+
+
 class Edge:
     """One call's border between wire and chain."""
 
-    __slots__ = ("_begun", "_chunker", "_decode", "_media_ms", "_silence", "encode", "rate_hz")
+    __slots__ = (
+        "_begun",
+        "_chunker",
+        "_decode",
+        "_media_ms",
+        "_quiet",
+        "_quiet_pcm",
+        "_silence",
+        "encode",
+        "rate_hz",
+    )
 
     def __init__(self, encoding: Encoding, rate_hz: int) -> None:
         """As the carrier's start message said."""
@@ -71,6 +92,7 @@ class Edge:
         """One frame of s16le PCM → one payload."""
         self._decode = DECODE[encoding]
         self._silence = SILENCE[encoding]
+        self._quiet, self._quiet_pcm = _silent_frame(encoding, rate_hz)
         self._chunker = Chunker(rate_hz * PTIME_MS // 1000 * SAMPLE_BYTES[encoding])
         self._media_ms = 0
         self._begun = False
@@ -102,4 +124,5 @@ class Edge:
     def _frame(self, data: bytes) -> InputAudio:
         media_ms = self._media_ms
         self._media_ms = media_ms + PTIME_MS
-        return InputAudio(self._decode(data), self.rate_hz, media_ms)
+        pcm = self._quiet_pcm if data == self._quiet else self._decode(data)
+        return InputAudio(pcm, self.rate_hz, media_ms)

@@ -12,9 +12,7 @@ cycle apart. That keeps these limits:
 * packets received in the last moment before the state was kept can be replayed once;
 * ours must not be numbered as before: `rtp.sender.carried_on` sees to that for RTP, RTCP_AHEAD for RTCP.
   The same number twice with one key gives away both packets, and with GCM the key's authentication.
-The keys are not in the state: they stand in the SDP that whoever keeps the dialog keeps anyway.
-
-Keys by DTLS (RFC 5764) need a handshake that is not here; `keys_from_dtls` takes what it exports.
+The keys are not in the state but in the SDP of the dialog; those of DTLS come by `keys_from_dtls`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import random
@@ -24,6 +25,7 @@ from flowcatd.audio.opus import (
     OpusEncoder,
     OpusError,
     OpusOptions,
+    _inside_pyav,
     asked,
     available,
     ticks,
@@ -184,6 +186,8 @@ def test_garbage_gives_samples_or_the_one_error(packet):
         pcm = decoder.decode(packet)
     except OpusError:
         pcm = b""
+    with contextlib.suppress(OpusError):
+        assert len(decoder.recover(packet, 320)) == 640
     lasts = ticks(packet)
     assert 0 <= lasts <= MOST_TICKS
     if pcm:
@@ -202,6 +206,8 @@ def test_a_closed_codec_refuses_and_does_not_crash():
         encoder.encode(bytes(320))
     with pytest.raises(LocalError, match="closed"):
         encoder.tune(OpusOptions())
+    with pytest.raises(LocalError, match="closed"):
+        _ = encoder.lookahead
     with pytest.raises(LocalError, match="closed"):
         decoder.decode(b"\x08\x00")
     with pytest.raises(LocalError, match="closed"):
@@ -298,7 +304,7 @@ def test_the_far_end_has_a_say_within_what_we_allow():
     assert asked("maxaveragebitrate=12000; useinbandfec=0;usedtx=1", ours) == OpusOptions(
         bitrate=12_000, has_fec=False, has_dtx=True
     )
-    assert asked("maxaveragebitrate=510000;useinbandfec=1", ours) == ours
+    assert asked("maxaveragebitrate=510000;useinbandfec=1;stereo=1", ours) == ours
     assert asked("maxaveragebitrate=1", ours).bitrate == 6_000
     assert asked("maxaveragebitrate=x;maxaveragebitrate=-3;;=;useinbandfec", ours) == ours
 
@@ -313,6 +319,17 @@ def test_libopus_is_not_loaded_by_an_import():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_copy_inside_pyav_is_found_without_importing_pyav(tmp_path, monkeypatch):
+    """It lies beside the package, under a name with a checksum in it."""
+    (tmp_path / "av").mkdir()
+    (tmp_path / "av" / "__init__.py").write_text("raise SystemExit")
+    (tmp_path / "av.libs").mkdir()
+    copy = tmp_path / "av.libs" / "libopus-114e2b1a.so.0.11.1"
+    copy.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _inside_pyav() == [str(copy)]
 
 
 @needs_libopus

@@ -139,3 +139,13 @@ def _without(pcm: bytes, silence: bytes) -> bytes:
     """The samples that are none of the silence that fills a frame."""
     samples = [pcm[index : index + 2] for index in range(0, len(pcm), 2)]
     return b"".join(sample for sample in samples if sample != silence)
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_frames_of_silence_are_one_object_for_all_calls(encoding: Encoding) -> None:
+    """And sound like what the codec would have made of them."""
+    payload = SILENCE[encoding] * (160 * SAMPLE_BYTES[encoding])
+    frames = [frame for _ in range(2) for frame in Edge(encoding, 8000).receive(payload, 0, 0)]
+    assert len(frames) == 2
+    assert frames[0].pcm is frames[1].pcm
+    assert frames[0].pcm == DECODE[encoding](payload)

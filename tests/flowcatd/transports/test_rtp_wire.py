@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 import pytest
 import uvloop
 
+from flowcatd.audio.g722 import G722Decoder, G722Encoder
+from flowcatd.audio.g722 import available as has_g722
 from flowcatd.audio.level import rms
-from flowcatd.rtp.codec import PCMU
+from flowcatd.audio.opus import OpusDecoder, OpusEncoder, OpusError, ticks
+from flowcatd.audio.opus import available as has_opus
+from flowcatd.errors import FlowcatdError, LocalError
+from flowcatd.rtp.codec import PCMU, Codec
 from flowcatd.rtp.digits import Digit
 from flowcatd.rtp.packet import datagram, is_rtcp
 from flowcatd.rtp.stream import Guard, Left, Moved, Plan, Stream, StreamEvent
+from flowcatd.rtp.trouble import RtpError
 from flowcatd.sip.session import SUITES, Key, Sdes
 from flowcatd.transports.pacer import Pacer
 from flowcatd.transports.rtp_wire import MOST_PER_TICK, RtpWire
@@ -26,6 +32,8 @@ from workers.ports import PortPair, Ports, PortShare
 
 LOUD = struct.pack("<160h", *([8000, 8000, 8000, 8000, -8000, -8000, -8000, -8000] * 20))
 """20 ms of 1 kHz at 8 kHz."""
+WIDE = struct.pack("<320h", *([8000] * 8 + [-8000] * 8) * 20)
+"""The same at 16 kHz."""
 LIMIT = 20.0
 """Seconds after which what was waited for will not come."""
 LOW, HIGH = 21_000, 21_999
@@ -38,6 +46,7 @@ class Caller:
         self.says: bytes | None = LOUD
         self.heard: list[bytes] = []
         self.events: list[StreamEvent] = []
+        self.errors: list[FlowcatdError] = []
         self.hearing: Callable[[], None] = lambda: None
 
     def hear(self, pcm: bytes) -> None:
@@ -52,6 +61,10 @@ class Caller:
     def told(self, event: StreamEvent) -> None:
         """Note it."""
         self.events.append(event)
+
+    def broken(self, error: FlowcatdError) -> None:
+        """Note it too."""
+        self.errors.append(error)
 
     def hears_well(self) -> bool:
         """Whether the last ten frames were loud."""
@@ -92,10 +105,18 @@ class Exchange:
         assert len(self.clock) == 0
         await asyncio.sleep(0)
 
-    def leg(self, pair: PortPair, far, guard: Guard | None = None, *, mux: bool = False) -> Leg:
+    def leg(
+        self,
+        pair: PortPair,
+        far,
+        guard: Guard | None = None,
+        *,
+        mux: bool = False,
+        codec: Codec = PCMU,
+    ) -> Leg:
         """One end on `pair`, towards `far`."""
         chance = random.Random(pair.port)
-        plan = Plan((PCMU,), far=far, mux=mux, digits_type=101, cname=b"c")
+        plan = Plan((codec,), far=far, mux=mux, digits_type=101, cname=b"c")
         stream = Stream(plan, chance.getrandbits, guard)
         stream.direct(self.clock.now(), sending=True, receiving=True)
         call = Caller()
@@ -138,7 +159,7 @@ class Relay(asyncio.DatagramProtocol):
         self._chance = random.Random(seed)
         self._held: bytes | None = None
 
-    def datagram_received(self, data, addr):
+    def datagram_received(self, data, _addr):
         """Lose it, hold it, or let it pass."""
         if self.passed >= self._most:
             return
@@ -158,7 +179,7 @@ class Relay(asyncio.DatagramProtocol):
 async def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
     """Wait for it, not for a time."""
     async with asyncio.timeout(limit):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 there is no event for what a condition looks at
             await asyncio.sleep(0.01)
 
 
@@ -175,6 +196,7 @@ def test_two_wires_hear_each_other(runner):
                 assert figures.packets_out >= 10
                 assert (figures.lost, figures.bad, figures.foreign) == (0, 0, 0)
                 assert leg.wire.counts.unsent == 0
+            assert {leg.wire.phase for leg in (one, two)} == {0.0, 0.01}
 
     runner(talk())
 
@@ -226,6 +248,43 @@ async def test_audio_goes_to_where_it_comes_from_and_not_to_where_sdp_said():
         exchange.ports.give_back(nowhere)
 
 
+def g722() -> Codec:
+    """One end's, with its memories."""
+    return Codec("G722", 9, 8_000, 16_000, G722Decoder().decode, G722Encoder().encode, len)
+
+
+def opus() -> Codec:
+    """One end's, with its memories, for a call at 16 kHz."""
+    decoder = OpusDecoder(16_000)
+
+    def decode(packet: bytes) -> bytes:
+        try:
+            return decoder.decode(packet)
+        except OpusError as error:
+            raise RtpError(str(error)) from error
+
+    return Codec("opus", 111, 48_000, 16_000, decode, OpusEncoder(16_000).encode, ticks)
+
+
+@pytest.mark.parametrize(
+    ("codec", "is_here"),
+    [pytest.param(g722, has_g722, id="G.722"), pytest.param(opus, has_opus, id="Opus")],
+)
+async def test_wideband_is_heard_at_16_khz_whatever_its_clock_says(codec, is_here):
+    """G.722's clock runs at 8 kHz, Opus's at 48; both give 640 bytes a tick, none lost."""
+    if not is_here():
+        pytest.skip("the codec is not installed")
+    async with Exchange() as exchange:
+        one, two = exchange.ports.take(), exchange.ports.take()
+        near = exchange.leg(one, ("127.0.0.1", two.port), codec=codec())
+        far = exchange.leg(two, ("127.0.0.1", one.port), codec=codec())
+        near.call.says = far.call.says = WIDE
+        await until(lambda: near.call.hears_well() and far.call.hears_well())
+        assert {len(pcm) for pcm in near.call.heard} == {640}
+        figures = near.stream.figures()
+        assert (figures.lost, figures.bad, figures.discarded) == (0, 0, 0)
+
+
 def keys() -> tuple[Sdes, Sdes]:
     """Of both ends."""
     suite = SUITES["AES_CM_128_HMAC_SHA1_80"]
@@ -251,16 +310,14 @@ async def test_a_wrong_key_is_silence_and_counted():
     async with Exchange() as exchange:
         one, two = exchange.ports.take(), exchange.ports.take()
         ours, theirs = keys()
+        guard = Srtp(ours)
+        near = exchange.leg(one, ("127.0.0.1", two.port), guard.guard)
         stranger = Srtp(Sdes(theirs.receive, theirs.receive))
-        exchange.leg(one, ("127.0.0.1", two.port), Srtp(ours).guard)
-        far = exchange.leg(two, ("127.0.0.1", one.port), Srtp(theirs).guard)
-        wrong = exchange.leg(exchange.ports.take(), ("127.0.0.1", one.port), stranger.guard)
-        await until(far.call.hears_well)
-        listener = exchange.legs[0].stream
-        exchange.legs[1].wire.close()
-        before = listener.bad
-        await until(lambda: listener.bad > before + 20)
-        assert wrong.stream.figures().packets_in == 0
+        exchange.leg(two, ("127.0.0.1", one.port), stranger.guard)
+        await until(lambda: near.stream.bad > 20)
+        assert guard.refused.forged == near.stream.bad
+        assert near.stream.figures().packets_in == 0
+        assert max(map(rms, near.call.heard)) < 100
 
 
 @pytest.mark.parametrize("mux", [False, True])
@@ -332,6 +389,24 @@ async def test_a_call_may_end_within_its_tick():
         one.call.hearing = hang_up
         await until(lambda: Left() in two.call.events)
         assert sent == [one.stream.figures().packets_out]
+
+
+async def test_a_tick_that_fails_is_the_last_one_and_the_call_is_told():
+    """Its neighbours go on; closing afterwards still says goodbye."""
+    async with Exchange() as exchange:
+        one, two = exchange.couple()
+        await until(lambda: one.call.hears_well() and two.call.hears_well())
+
+        def fail() -> None:
+            raise LocalError("a mistake of ours")
+
+        one.call.hearing = fail
+        await until(lambda: one.call.errors)
+        heard = len(two.call.heard)
+        await until(lambda: len(two.call.heard) > heard + 5)
+        assert len(one.call.errors) == 1
+        one.wire.close()
+        await until(lambda: Left() in two.call.events)
 
 
 async def test_silence_sends_nothing():
