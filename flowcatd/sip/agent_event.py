@@ -114,7 +114,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """A call comes in: `ring`, `answer`, `reject` or `challenge` it."""
+    """A call comes in: `ring`, `answer` or `reject` it."""
 
     call: CallNumber
     request: Request

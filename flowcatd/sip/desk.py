@@ -52,7 +52,7 @@ _NO_DIALOG: Final = frozenset({408, 481})
 _WITH_CONTACT: Final = frozenset({"INVITE", "UPDATE", "REFER"})
 RETRY_AFTER_MAX = 86_400
 
-Done = Callable[[Response | None], None]
+Done = Callable[[Request, Response | None], None]
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Desk:
         self.asked: dict[TransactionId, Call] = {}
         """Calls by the INVITE that is not answered yet."""
         self.sent: dict[TransactionId, Sent] = {}
-        self.invites: dict[TransactionId, Call] = {}
+        self.invites: dict[TransactionId, Sent] = {}
         """Calls of ours by their INVITE, as long as its 2xx may come again."""
         self.events: list[AgentEvent] = []
         self._number = 0
@@ -139,7 +139,8 @@ class Desk:
     def forget(self, call: Call) -> None:
         """Drops an ended call; one whose transfer is not decided is found for NOTIFYs a while longer."""
         self.calls.pop(call.number, None)
-        keys = [key for key, each in self.found.items() if each is call] if call.asking else []
+        early = call.asking.early.values() if call.asking else ()
+        keys = [each.dialog.key for each in early]
         if call.dialog is not None:
             keys.append(call.dialog.key)
         if any(each.is_ours for each in call.transfers.values()) and keys:
@@ -222,7 +223,7 @@ class Desk:
         try:
             number = self.transactions.send(request, hop, self.now)
         except CapacityError:
-            self.wakes.add(self.now, lambda: sent.done(None))
+            self.wakes.add(self.now, lambda: sent.done(request, None))
             return None
         self.sent[number] = sent
         return number
@@ -240,7 +241,7 @@ class Desk:
             return
         if response is not None and self._answer_challenge(sent, response):
             return
-        sent.done(response)
+        sent.done(sent.request, response)
         call = sent.call
         gone = response is None or response.status in _NO_DIALOG
         if call is not None and gone and sent.request.method in {"INVITE", "UPDATE"}:
@@ -261,10 +262,7 @@ class Desk:
             if name not in request.fields and name != "route":
                 request.fields[name] = values
         request.body = again.body
-        number = self.send(Sent(call, dialog, request, sent.done, sent.rounds + 1), hop)
-        change = call.change
-        if change is not None and change.method == again.method and number is not None:
-            change.transaction = number
+        self.send(Sent(call, dialog, request, sent.done, sent.rounds + 1), hop)
         return True
 
     def acknowledge(self, call: Call, dialog: Dialog, invite: Request) -> Request:
@@ -285,7 +283,7 @@ class Desk:
     def hang_up_branch(self, call: Call, dialog: Dialog) -> None:
         """Ends a dialog that nobody wants: another branch of a fork that answered too."""
         request, hop = self.compose(call, dialog, "BYE")
-        self.ask(call, dialog, request, hop, lambda _: None)
+        self.ask(call, dialog, request, hop, ignore)
 
     # --- responses
 
@@ -340,8 +338,8 @@ class Desk:
     def _refuse_invite(self, call: Call) -> None:
         assert call.invite is not None
         response = self.response(call.request, call.ending.status if call.ending else 480, call)
-        if call.ending is not None and call.ending.retry_after is not None:
-            response.put("retry-after", call.ending.retry_after)
+        for name, value in call.fields:
+            response.put(name, value)
         if call.cause is not None:
             response.put("reason", call.cause)
         self.respond(call.invite, response, call)
@@ -349,7 +347,11 @@ class Desk:
     def _send_bye(self, call: Call) -> None:
         assert call.dialog is not None
         request, hop = self.compose(call, call.dialog, "BYE")
-        self.ask(call, call.dialog, request, hop, lambda _: void(self.turn(call, Turn.BYE_DONE)))
+
+        def done(_request: Request, _response: Response | None) -> None:
+            self.turn(call, Turn.BYE_DONE)
+
+        self.ask(call, call.dialog, request, hop, done)
 
     def _cancel(self, call: Call) -> None:
         assert call.invite is not None
@@ -364,8 +366,8 @@ _DOINGS: Final[dict[Do, Callable[[Desk, Call], None]]] = {
 }
 
 
-def void(_: object) -> None:
-    """Nothing: for callbacks whose result does not matter."""
+def ignore(_request: Request, _response: Response | None) -> None:
+    """For requests whose answer changes nothing."""
 
 
 def put_sdp(message: Message, text: str) -> None:
@@ -399,4 +401,8 @@ def cause_of(message: Message) -> Cause | None:
 def retry_after_of(response: Response) -> int | None:
     """The seconds of a Retry-After, without its comment."""
     text = (response.first("retry-after") or "").split(";")[0].split("(")[0].strip()
-    return min(int(text), RETRY_AFTER_MAX) if text.isascii() and text.isdigit() and len(text) < 9 else None
+    return (
+        min(int(text), RETRY_AFTER_MAX)
+        if text.isascii() and text.isdigit() and len(text) < 9
+        else None
+    )

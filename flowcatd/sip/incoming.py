@@ -10,16 +10,16 @@ from __future__ import annotations
 from flowcatd.errors import LocalError
 from flowcatd.sip.agent_event import CallEnded, Connected, Invited
 from flowcatd.sip.body import sdp_of
-from flowcatd.sip.change import set_refresh
+from flowcatd.sip.change import accept, grant_refresh, set_refresh
 from flowcatd.sip.desk import Desk, put_sdp
 from flowcatd.sip.dialog import Dialog, DialogKey
 from flowcatd.sip.event import Asked, Hop, TransactionId
-from flowcatd.sip.invite import Call, Promises, State, Turn, Unacked
-from flowcatd.sip.message import Request, Response
+from flowcatd.sip.invite import Call, Promises, State, Turn
+from flowcatd.sip.message import Request
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.offer import State as Exchange
 from flowcatd.sip.refer import parse_replaces
-from flowcatd.sip.refresh import LEAST, Refresh, asked, grant
+from flowcatd.sip.refresh import asked
 from flowcatd.sip.trouble import SipError
 
 PROMISES_MAX = 8
@@ -52,7 +52,9 @@ def begin(desk: Desk, event: Asked) -> None:
     call.has_update = has_update
     call.replaced = replaced.number if replaced else None
     call.promises = Promises(
-        1 + int(desk.mint.random() * RSEQ_MAX), "100rel" in request.words("require"), "100rel" in can
+        1 + int(desk.mint.random() * RSEQ_MAX),
+        "100rel" in request.words("require"),
+        "100rel" in can,
     )
     desk.calls[call.number] = call
     desk.found[dialog.key] = call
@@ -104,7 +106,9 @@ def ring(desk: Desk, call: Call, status: int, negotiation: Negotiation | None) -
         raise LocalError("a call rings before it is answered")
     response = desk.response(call.request, status, call)
     wants = promises.is_possible and desk.terms.is_reliable
-    if negotiation is not None and (wants or sdp_of(call.request) is not None):
+    # A description that went out reliably is not repeated: it would be a new offer.
+    is_said = call.is_settled or promises.holds_answer
+    if negotiation is not None and not is_said and (wants or sdp_of(call.request) is not None):
         put_sdp(response, _describe(desk, call, negotiation, is_early=True))
     if not promises.is_required and not (wants and response.body):
         desk.respond(_invite(call), response, call)
@@ -172,8 +176,9 @@ def receive_prack(desk: Desk, call: Call, event: Asked) -> None:
     call.is_settled = call.is_settled or bool(acknowledged.body)
     desk.respond(event.id, response, call)
     if call.negotiation is not None:
-        desk.agree(call, call.negotiation.session, is_early=True)
-    if promises.waiting:
+        is_early = call.state is State.ASKED
+        desk.agree(call, call.negotiation.session, is_early=is_early)
+    if promises.waiting and call.state is State.ASKED:
         _promise(desk, call, promises)
     if call.postponed and not promises.holds_answer:
         call.postponed = False
@@ -216,8 +221,8 @@ def _send_answer(desk: Desk, call: Call) -> None:
     refresh = grant_refresh(desk, call, call.request, response)
     desk.disarm(call, "ring")
     if call.promises is not None and call.promises.wake is not None:
+        # §3: no more repetitions, but a PRACK may still come.
         call.promises.wake.cancel()
-        call.promises.waiting.clear()
     assert call.dialog is not None
     call.dialog.is_confirmed = True
     desk.asked.pop(_invite(call), None)
@@ -229,33 +234,6 @@ def _send_answer(desk: Desk, call: Call) -> None:
     replaced = desk.calls.get(call.replaced) if call.replaced is not None else None
     if replaced is not None:
         desk.end(replaced, Turn.HANG_UP, 200, "replaced by another call")
-
-
-def grant_refresh(desk: Desk, call: Call, request: Request, response: Response) -> Refresh:
-    """The session timer of a 2xx of ours."""
-    least = max(desk.terms.session_least, LEAST)
-    return grant(request, response, desk.terms.session_seconds, max(least, call.least))
-
-
-def accept(
-    desk: Desk, call: Call, number: TransactionId, response: Response, *, owes_answer: bool
-) -> None:
-    """Sends a 2xx to an INVITE and repeats it until its ACK comes, 64*T1 long (§13.3.1.4)."""
-    pause = desk.timers.t1
-    unacked = Unacked(response, desk.now + desk.timers.timeout, pause, owes_answer)
-    call.unacked[response.cseq.number] = unacked
-    _repeat(desk, call, number, unacked)
-
-
-def _repeat(desk: Desk, call: Call, number: TransactionId, unacked: Unacked) -> None:
-    if desk.now >= unacked.until:
-        call.unacked.pop(unacked.response.cseq.number, None)
-        desk.end(call, Turn.UNACKED, 408, "no ACK")
-        return
-    desk.respond(number, unacked.response, call)
-    due = min(desk.now + unacked.pause, unacked.until)
-    unacked.pause = desk.timers.next_pause(unacked.pause)
-    unacked.wake = desk.wakes.add(due, lambda: _repeat(desk, call, number, unacked))
 
 
 def receive_ack(desk: Desk, call: Call, request: Request, hop: Hop) -> None:

@@ -28,7 +28,9 @@ from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.refer import Reference
 from flowcatd.sip.refresh import LEAST, Refresh
 from flowcatd.sip.session import Session
+from flowcatd.sip.uri import Uri
 from flowcatd.wake import Wake
+
 
 class State(Enum):
     """Where a call stands."""
@@ -171,11 +173,8 @@ class Change:
     """A re-INVITE or UPDATE of ours that is under way."""
 
     method: str
-    transaction: TransactionId | None
-    """None while it waits to be tried again."""
     is_refresh: bool
     has_offer: bool
-    rounds: int = 0
 
 
 @dataclass(slots=True)
@@ -185,9 +184,9 @@ class Transfer:
     is_ours: bool
     asked: TransactionId | None = None
     """Theirs, not yet answered."""
+    request: Request | None = None
+    """Theirs."""
     reference: Reference | None = None
-    cseq: int = 0
-    """Of the REFER: the `id` of its notifications."""
 
 
 @dataclass(slots=True)
@@ -195,8 +194,10 @@ class Asking:
     """What a call of ours needs before it is answered."""
 
     invitation: Invitation
-    target: object
+    target: Uri
+    """Of the next INVITE: a redirection moves it."""
     offer: str
+    call_id: str
     hops: list[Hop]
     """Still to be tried; the first is in use."""
     rounds: int = 0
@@ -249,9 +250,13 @@ class Call:
     """The ACKs that we sent, by the same."""
     change: Change | None = None
     wants_change: bool = False
+    glares: int = 0
+    """How often our change was put off."""
     transfers: dict[int, Transfer] = field(default_factory=dict)
     wakes: dict[str, Wake] = field(default_factory=dict)
     ending: CallEnded | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+    """For our failure."""
     cause: Cause | None = None
     """For our BYE or CANCEL."""
     ladder: Ladder = field(default_factory=Ladder)

@@ -18,6 +18,8 @@ from flowcatd.sip.trouble import SipError
 
 LEAST: Final = 90
 """§5: no Min-SE is below that."""
+SHORTEST: Final = 20
+"""A callee that imposes less than the RFC allows is obeyed so far: it would hang up otherwise."""
 MOST: Final = 86_400
 """A refresh a day is as good as none; more is cut."""
 
@@ -92,4 +94,4 @@ def grant(request: Request, response: Response, seconds: int, least: int) -> Ref
 def learn(response: Response) -> Refresh:
     """What a 2xx to a request of ours says; a callee may impose a timer that nobody asked for."""
     seconds, who = asked(response)
-    return Refresh(max(seconds, LEAST), who != "uas") if seconds else Refresh()
+    return Refresh(max(seconds, SHORTEST), who != "uas") if seconds else Refresh()

@@ -1,0 +1,298 @@
+"""What changes while a call is up: hold, codec, addresses, and the session timer (RFC 3261 §14, RFC 3311).
+
+One re-INVITE or UPDATE of ours is under way at a time, and what is wanted meanwhile is said in the next
+one. Two that cross get 491, and the side that made the call waits longer (§14.1). What theirs brings is
+answered at once: our negotiation knows what is acceptable, and a refusal leaves everything as it was.
+
+Session timers (RFC 4028) are refreshed by an UPDATE without a description where the peer takes it, else
+by a re-INVITE with what was agreed, word for word. A refresh that fails is not repeated for ever: the
+timer ends the call, and the call's end says so.
+"""
+
+from __future__ import annotations
+
+from flowcatd.sip.agent_event import ChangeRefused
+from flowcatd.sip.body import sdp_of
+from flowcatd.sip.desk import Desk, put_sdp
+from flowcatd.sip.event import Asked, TransactionId
+from flowcatd.sip.invite import TALKING, Call, Change, Early, State, Turn, Unacked
+from flowcatd.sip.message import Request, Response
+from flowcatd.sip.offer import Negotiation
+from flowcatd.sip.offer import State as Exchange
+from flowcatd.sip.refresh import LEAST, Refresh, ask, grant, learn, least_of
+from flowcatd.sip.trouble import SipError
+
+ACKS_MAX = 4
+"""Acknowledgements that are kept for 2xx which come again."""
+RETRY_SECONDS = 2.0
+"""A refresh that finds the call busy comes that much later."""
+
+
+# --- the session timer ----------------------------------------------------------------------------
+
+
+def set_refresh(desk: Desk, call: Call, refresh: Refresh) -> None:
+    """What a 2xx has agreed: replaces what held before."""
+    call.refresh = refresh
+    call.refresh_due, call.ends_due = refresh.refresh_at(desk.now), refresh.ends_at(desk.now)
+    arm_refresh(desk, call)
+
+
+def arm_refresh(desk: Desk, call: Call) -> None:
+    """Starts the timers of a call's dues."""
+    desk.arm(call, "refresh", call.refresh_due, lambda: _refresh(desk, call))
+    desk.arm(call, "expire", call.ends_due, lambda: _expire(desk, call))
+
+
+def _expire(desk: Desk, call: Call) -> None:
+    desk.end(call, Turn.HANG_UP, 408, "the session was not refreshed")
+
+
+def _refresh(desk: Desk, call: Call) -> None:
+    if not _is_free(call):
+        call.refresh_due = desk.now + RETRY_SECONDS
+        desk.arm(call, "refresh", call.refresh_due, lambda: _refresh(desk, call))
+        return
+    _start(desk, call, is_refresh=True)
+
+
+# --- ours -----------------------------------------------------------------------------------------
+
+
+def want_offer(desk: Desk, call: Call) -> None:
+    """What our negotiation wants now goes to the peer as soon as the call allows it."""
+    call.wants_change = True
+    call.glares = 0
+    go_on(desk, call)
+
+
+def go_on(desk: Desk, call: Call) -> None:
+    """Starts what was wanted, if nothing is in its way any more."""
+    if call.wants_change and _is_free(call) and "glare" not in call.wakes:
+        _start(desk, call, is_refresh=False)
+
+
+def _is_free(call: Call) -> bool:
+    negotiation = call.negotiation
+    return (
+        call.state is State.UP
+        and call.change is None
+        and not call.unacked
+        and negotiation is not None
+        and negotiation.state is Exchange.SETTLED
+        and negotiation.session is not None
+    )
+
+
+def _start(desk: Desk, call: Call, *, is_refresh: bool) -> None:
+    assert call.dialog is not None
+    assert call.negotiation is not None
+    method = "UPDATE" if is_refresh and call.has_update else "INVITE"
+    request, hop = desk.compose(call, call.dialog, method)
+    ask(request, call.refresh.seconds or desk.terms.session_seconds, call.least, call.refresh)
+    if method == "INVITE":
+        text = call.negotiation.refresh() if is_refresh else call.negotiation.offer()
+        put_sdp(request, text)
+    if not is_refresh:
+        call.wants_change = False
+    change = call.change = Change(method, is_refresh, has_offer=method == "INVITE")
+    desk.ask(
+        call,
+        call.dialog,
+        request,
+        hop,
+        lambda asked, response: _receive_answer(desk, call, change, asked, response),
+    )
+
+
+def _receive_answer(
+    desk: Desk, call: Call, change: Change, request: Request, response: Response | None
+) -> None:
+    call.change = None
+    if response is not None and response.status < 300:
+        _settle(desk, call, change, request, response)
+    else:
+        if change.has_offer and call.negotiation is not None:
+            call.negotiation.withdraw()
+        _try_again(desk, call, change, response)
+    go_on(desk, call)
+
+
+def _settle(desk: Desk, call: Call, change: Change, request: Request, response: Response) -> None:
+    assert call.dialog is not None
+    assert call.negotiation is not None
+    problem = ""
+    try:
+        call.dialog.refresh_target(response)
+        refresh = learn(response)
+    except SipError:
+        refresh = call.refresh
+    if change.method == "INVITE":
+        call.acks[request.cseq.number] = desk.acknowledge(call, call.dialog, request)
+        while len(call.acks) > ACKS_MAX:
+            del call.acks[next(iter(call.acks))]
+    if change.has_offer:
+        problem = _take_answer(call.negotiation, response)
+    call.glares = 0
+    if call.state is not State.UP:
+        return
+    set_refresh(desk, call, refresh)
+    desk.agree(call, call.negotiation.session)
+    if problem and not change.is_refresh:
+        desk.tell(call, ChangeRefused(call.number, 488))
+
+
+def _take_answer(negotiation: Negotiation, response: Response) -> str:
+    """What is wrong with their answer, if something is; what was agreed before holds on then."""
+    try:
+        body = sdp_of(response)
+        if body is not None:
+            negotiation.receive_answer(body)
+            return ""
+    except SipError as error:
+        negotiation.withdraw()
+        return error.problem
+    negotiation.withdraw()
+    return "no answer in the 2xx"
+
+
+def _try_again(desk: Desk, call: Call, change: Change, response: Response | None) -> None:
+    status = 408 if response is None else response.status
+    call.glares += 1
+    if call.glares <= desk.terms.rounds and response is not None:
+        if status == 491:
+            _wait(desk, call, change)
+            return
+        if status == 422 and _learn_least(call, response):
+            _resume(desk, call, change)
+            return
+        if change.method == "UPDATE" and status in {405, 501}:
+            call.has_update = False
+            _resume(desk, call, change)
+            return
+    call.glares = 0
+    if not change.is_refresh:
+        desk.tell(call, ChangeRefused(call.number, status))
+
+
+def _learn_least(call: Call, response: Response) -> bool:
+    try:
+        call.least = max(call.least, least_of(response))
+    except SipError:
+        return False
+    return True
+
+
+def _wait(desk: Desk, call: Call, change: Change) -> None:
+    """§14.1: who made the call waits 2.1 to 4 s, the other 0 to 2 s, in steps of 10 ms."""
+    assert call.dialog is not None
+    least, steps = (2.1, 191) if call.dialog.is_caller else (0.0, 201)
+    due = desk.now + least + int(desk.mint.random() * steps) / 100
+    desk.arm(call, "glare", due, lambda: _resume(desk, call, change))
+
+
+def _resume(desk: Desk, call: Call, change: Change) -> None:
+    desk.disarm(call, "glare")
+    if change.is_refresh:
+        _refresh(desk, call)
+    else:
+        call.wants_change = True
+        go_on(desk, call)
+
+
+# --- theirs ---------------------------------------------------------------------------------------
+
+
+def receive_invite(desk: Desk, call: Call, event: Asked) -> None:
+    """A re-INVITE: answered at once."""
+    request, negotiation = event.request, call.negotiation
+    if call.state not in TALKING or negotiation is None:
+        # Before the first answer a second INVITE is too early (§14.2); after the end there is no call.
+        early = call.state in {State.ASKED, State.CALLING}
+        desk.refuse(event.id, request, SipError("no re-INVITE now", 500 if early else 481), call)
+        return
+    is_glare = call.change is not None and call.change.method == "INVITE"
+    if is_glare or negotiation.state is Exchange.OFFERED:
+        desk.refuse(event.id, request, SipError("ours is under way", 491), call)
+        return
+    response = desk.response(request, 200, call)
+    try:
+        refresh = grant_refresh(desk, call, request, response)
+        offer = sdp_of(request)
+        text = negotiation.offer() if offer is None else negotiation.receive_offer(offer)
+        _move(call, request)
+    except SipError as error:
+        desk.refuse(event.id, request, error, call)
+        return
+    put_sdp(response, text)
+    accept(desk, call, event.id, response, owes_answer=offer is None)
+    set_refresh(desk, call, refresh)
+    if offer is not None:
+        desk.agree(call, negotiation.session)
+
+
+def receive_update(desk: Desk, call: Call, event: Asked, early: Early | None) -> None:
+    """An UPDATE: a session refresh, or a change before or after the answer (RFC 3311 §5.2)."""
+    request = event.request
+    response = desk.response(request, 200, call)
+    try:
+        offer = sdp_of(request)
+        negotiation = _open_for_update(call, early, has_offer=offer is not None)
+        refresh = grant_refresh(desk, call, request, response)
+        if offer is not None:
+            put_sdp(response, negotiation.receive_offer(offer))
+        _move(call, request)
+    except SipError as error:
+        desk.refuse(event.id, request, error, call)
+        return
+    desk.respond(event.id, response, call)
+    if call.state in TALKING:
+        set_refresh(desk, call, refresh)
+    if offer is not None:
+        desk.agree(call, negotiation.session, is_early=call.state not in TALKING)
+
+
+def _open_for_update(call: Call, early: Early | None, *, has_offer: bool) -> Negotiation:
+    negotiation = early.negotiation if early is not None else call.negotiation
+    if call.state in {State.LEAVING, State.PARTING, State.OVER}:
+        raise SipError("the call has ended", 481)
+    if has_offer and call.state is State.ASKED and not call.is_settled:
+        raise SipError("an offer of theirs is not answered yet", 500)
+    if negotiation is None or (has_offer and negotiation.state is Exchange.OFFERED):
+        raise SipError("an offer of ours is open", 491)
+    return negotiation
+
+
+def _move(call: Call, request: Request) -> None:
+    if call.dialog is not None:
+        call.dialog.refresh_target(request)
+
+
+# --- 2xx to an INVITE -----------------------------------------------------------------------------
+
+
+def grant_refresh(desk: Desk, call: Call, request: Request, response: Response) -> Refresh:
+    """The session timer of a 2xx of ours."""
+    least = max(desk.terms.session_least, LEAST)
+    return grant(request, response, desk.terms.session_seconds, max(least, call.least))
+
+
+def accept(
+    desk: Desk, call: Call, number: TransactionId, response: Response, *, owes_answer: bool
+) -> None:
+    """Sends a 2xx to an INVITE and repeats it until its ACK comes, 64*T1 long (§13.3.1.4)."""
+    pause = desk.timers.t1
+    unacked = Unacked(response, desk.now + desk.timers.timeout, pause, owes_answer)
+    call.unacked[response.cseq.number] = unacked
+    _repeat(desk, call, number, unacked)
+
+
+def _repeat(desk: Desk, call: Call, number: TransactionId, unacked: Unacked) -> None:
+    if desk.now >= unacked.until:
+        call.unacked.pop(unacked.response.cseq.number, None)
+        desk.end(call, Turn.UNACKED, 408, "no ACK")
+        return
+    desk.respond(number, unacked.response, call)
+    due = min(desk.now + unacked.pause, unacked.until)
+    unacked.pause = desk.timers.next_pause(unacked.pause)
+    unacked.wake = desk.wakes.add(due, lambda: _repeat(desk, call, number, unacked))

@@ -1,0 +1,108 @@
+"""Mutated messages of real calls, in and out of order, into a user agent that lives on.
+
+    python -m tests.fuzz.sip_agent --count 100000 --seconds 60 --seed 7
+
+Two user agents talk; every message that one sends may reach the other changed, twice, late, or not at
+all, and the users wish at random. Nothing may be raised, nothing may stay when all time has passed. The
+seed is printed; the same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from random import Random
+
+from flowcatd.errors import CapacityError, LocalError
+from flowcatd.sip.agent_event import CallEnded, Terms
+from flowcatd.sip.trouble import SipError
+from flowcatd.sip.uri import parse_uri
+from tests.flowcatd.sip.pair import Side, World
+from tests.fuzz.sip import mutate
+
+TERMS = Terms(session_seconds=90, ring_seconds=20.0, calls=50)
+
+
+def wish(world: World, side: Side, random: Random) -> None:
+    """Something a user may want, whether it fits or not."""
+    if not side.calls or random.random() < 0.2:
+        side.call(f"sip:x@{world.other(side).hop.host}")
+        return
+    number = random.choice(side.calls[-3:])
+    verbs = {
+        "hold": lambda: side.do("hold", number, held=random.random() < 0.5),
+        "hang_up": lambda: side.do("hang_up", number),
+        "refer": lambda: side.do("refer", number, parse_uri("sip:c@192.0.2.3")),
+        "reject": lambda: side.do("reject", number, 486),
+        "early": lambda: side.agent.ring(number, world.now, 183, side.negotiation()),
+        "answer": lambda: side.do("answer", number, side.negotiation()),
+    }
+    verbs[random.choice(list(verbs))]()
+
+
+def spoil(world: World, random: Random) -> None:
+    """A message of the last ones, changed, to either side."""
+    sender = random.choice((world.alice, world.bob))
+    if not sender.sent:
+        return
+    original = bytes(random.choice(sender.sent[-8:]))
+    others = [bytes(each) for each in sender.sent[-8:]]
+    data = mutate(original, random, others) if random.random() < 0.8 else original
+    receiver = random.choice((world.alice, world.bob))
+    receiver.agent.receive(data, sender.hop, world.now)
+    world.flush()
+
+
+def run(count: int, seconds: float, seed: int) -> tuple[int, int]:
+    """How many messages were spoilt, and how many calls ended."""
+    random = Random(seed)
+    world = World(seed, terms=TERMS)
+    end = time.monotonic() + seconds
+    tried = ended = 0
+    while tried < count and time.monotonic() < end:
+        world.loss = random.choice((0.0, 0.0, 0.3))
+        world.bob.answers = random.random() < 0.7
+        with contextlib.suppress(LocalError, CapacityError, SipError):
+            wish(world, random.choice((world.alice, world.bob)), random)
+        for _ in range(5):
+            spoil(world, random)
+            tried += 1
+        world.run(random.choice((0.01, 0.5, 5.0)))
+        for side in (world.alice, world.bob):
+            ended += len(side.all(CallEnded))
+            side.told.clear()
+            del side.sent[:-8]
+            del side.calls[:-8]
+    # A call without a session timer is the media watchdog's to end.
+    world.loss = 1.0
+    for side in (world.alice, world.bob):
+        for number in list(side.agent._desk.calls):
+            side.do("hang_up", number)
+    world.run(4000.0)
+    for side in (world.alice, world.bob):
+        assert len(side.agent) == 0, f"seed {seed}: {len(side.agent)} calls of {side.name} stay"
+        assert len(side.agent._desk.transactions) == 0
+        assert side.agent._desk.found == {}
+        assert side.agent._desk.sent == side.agent._desk.asked == {}
+    return tried, ended
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=None)
+    asked = parser.parse_args()
+    seed = asked.seed if asked.seed is not None else time.time_ns() % 1_000_000
+    sys.stdout.write(f"seed {seed}\n")
+    tried, ended = run(asked.count, asked.seconds, seed)
+    sys.stdout.write(
+        f"seed {seed}: {tried} messages, {ended} calls ended, nothing raised or left\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
