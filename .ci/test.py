@@ -24,7 +24,12 @@ PURE = (
     "tests/flowcatd/audio",
     "tests/flowcatd/carriers",
     "tests/flowcatd/providers",
+    "tests/flowcatd/rtp",
+    "tests/flowcatd/sip",
+    "tests/supervisor/test_exposition.py",
     "tests/supervisor/test_fleet.py",
+    "tests/supervisor/test_routing.py",
+    "tests/workers/test_steer.py",
 )
 STEPS = (
     ("format", ("ruff", "format", "--check", ".")),

@@ -73,7 +73,7 @@ AGENT_REASONS: Final[dict[str, Reason]] = {
 """What an agent may give as its reason to hang up, beyond having completed its work."""
 
 
-WAKES_KEPT = 32
+WAKES_KEPT = 12
 """Wakes in the call's ledger before those that have fired are dropped from it; a call has about ten."""
 
 

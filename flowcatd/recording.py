@@ -43,6 +43,11 @@ SPANS_MAX = 4096
 PAYLOAD_MAX = 0xFFFFFF00
 """A little less than 32 bits, which must also count the header."""
 
+CHUNKS = 48
+"""Pieces that stay the objects they came as, which others hold too: the pre-roll of an idle call is the
+same 20 ms frames, and a tick of the recorder hands on before there are so many. Beyond it, while the
+agent speaks, they are joined: small blocks that wait for seconds leave the heap full of holes."""
+
 _SILENCE = bytes(1920)
 """20 ms at 48 kHz: silence is not kept, so that a call in which nobody speaks costs next to nothing."""
 
@@ -68,7 +73,10 @@ class Leg:
         """One past the last sample that was taken and not silence left out."""
         self.certain = 0
         """Nobody takes back what stands before this sample: it has been heard."""
-        self._pcm = bytearray()  # from base on; what is missing up to end is silence
+        self._chunks: list[bytes] = []  # from base on; what is missing up to end is silence
+        self._joined = 0  # so many of them, from the first on, are long
+        self.size = 0
+        """Bytes of sound that wait."""
         self._spans: list[_Span] = []
         self.refused = 0
         """Samples that lay outside the window: placed too late, or too far ahead."""
@@ -109,11 +117,11 @@ class Leg:
     @property
     def is_silent(self) -> bool:
         """Whether all that stands is silence."""
-        return not self._pcm
+        return not self._chunks
 
     def unsure(self) -> int | None:
         """The earliest sample that may still be taken back, or None where all is silence or heard."""
-        if not self._pcm:
+        if not self._chunks:
             return None
         certain = self.certain
         return next((max(first, certain) for first, last in self._spans if last > certain), None)
@@ -123,17 +131,16 @@ class Leg:
         cut = max(start, self.base)
         self._spans = [[first, min(last, cut)] for first, last in self._spans if first < cut]
         self._find_end()
-        del self._pcm[(self.end - self.base) * SAMPLE_BYTES :]
+        self._keep(self._all()[: max(0, self.end - self.base) * SAMPLE_BYTES])
         self.next = min(self.next, cut)
         return max(0, self.sounded - start)
 
     def take(self, count: int) -> bytes:
         """The next `count` samples, silence where nothing stands; they are now past changing."""
         size = count * SAMPLE_BYTES
-        taken = bytes(self._pcm[:size])
+        taken = self._take(size)
         self.base = base = self.base + count
         if taken:
-            del self._pcm[:size]
             ends = (min(last, base) for first, last in self._spans if first < base)
             self.sounded = max(ends, default=self.sounded)
         self._spans = [[max(first, base), last] for first, last in self._spans if last > base]
@@ -144,10 +151,38 @@ class Leg:
         """The piece, behind the silence that was left out before it."""
         if pcm == _SILENCE[: len(pcm)]:
             return
-        missing = (start - self.base) * SAMPLE_BYTES - len(self._pcm)
+        missing = (start - self.base) * SAMPLE_BYTES - self.size
         if missing:
-            self._pcm += bytes(missing)
-        self._pcm += pcm
+            self._chunks.append(bytes(missing))
+        self._chunks.append(pcm)
+        self.size += missing + len(pcm)
+        if len(self._chunks) - self._joined > CHUNKS:
+            self._chunks[self._joined :] = [b"".join(self._chunks[self._joined :])]
+            self._joined += 1
+
+    def _take(self, size: int) -> bytes:
+        """The first `size` bytes, or what there is; they no longer wait."""
+        chunks, taken, count = self._chunks, 0, 0
+        while count < len(chunks) and taken < size:
+            taken += len(chunks[count])
+            count += 1
+        pcm = b"".join(chunks[:count])
+        del chunks[:count]
+        self._joined = max(0, self._joined - count)
+        if taken > size:
+            chunks.insert(0, pcm[size:])
+            pcm = pcm[:size]
+        self.size -= len(pcm)
+        return pcm
+
+    def _all(self) -> bytes:
+        return b"".join(self._chunks)
+
+    def _keep(self, pcm: bytes | bytearray) -> None:
+        """This waits, instead of what did."""
+        self._chunks = [bytes(pcm)] if pcm else []
+        self._joined = 0
+        self.size = len(pcm)
 
     def _place_within(self, start: int, pcm: bytes) -> None:
         """The general case of `place`: clip to the window, then fill what is free."""
@@ -155,15 +190,16 @@ class Leg:
         first = min(max(start, self.base), start + count)
         last = max(min(start + count, self.base + self._window), first)
         self.refused += count - (last - first)
-        grow = (last - self.base) * SAMPLE_BYTES - len(self._pcm)
-        if last > first and grow > 0:
-            self._pcm += bytes(grow)
+        grown = bytearray(self._all())
+        if last > first:
+            grown = grown.ljust((last - self.base) * SAMPLE_BYTES, b"\0")
         for span in self._free(first, last):
             begin, end = span
             at = (begin - self.base) * SAMPLE_BYTES
             source = pcm[(begin - start) * SAMPLE_BYTES : (end - start) * SAMPLE_BYTES]
-            self._pcm[at : at + len(source)] = source
+            grown[at : at + len(source)] = source
             self._add(span)
+        self._keep(grown)
 
     def _free(self, first: int, last: int) -> list[_Span]:
         """The stretches of [first, last) where nothing stands."""

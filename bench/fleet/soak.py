@@ -57,6 +57,8 @@ class Look:
     rss: list[int]
     descriptors: list[int]
     tasks: int
+    wakes: int
+    """Timers that are waited for."""
     leftovers: int
 
 
@@ -91,6 +93,7 @@ def faults(report: Report) -> list[str]:
         "journals of calls that are over": report.journals,
         "descriptors more than when warm": sum(last.descriptors) - sum(warm.descriptors),
         "tasks more than before": last.tasks - first.tasks,
+        "timers more than before": last.wakes - first.wakes,
         "calls left no record": (last.calls - report.records) if report.records >= 0 else 0,
     }
     found = [f"{number} {what}" for what, number in checks.items() if number > 0]
@@ -166,6 +169,7 @@ def look(here: Daemon, workers: Sequence[int], calls: int) -> Look:
         rss=[memory.rss for memory in memories],
         descriptors=[descriptors_of(pid) for pid in workers],
         tasks=total(here, "flowcatd_tasks"),
+        wakes=total(here, "flowcatd_wakes"),
         leftovers=total(here, "flowcatd_calls_leftovers_total"),
     )
 
@@ -246,7 +250,7 @@ def page(report: Report) -> str:
     lines = [f"Python {sys.version.split()[0]}, {report.kind}, {report.seconds:.0f} s; KiB"]
     lines += [
         f"{each.calls:6} calls: own {each.own}, rss {each.rss}, descriptors {each.descriptors}, "
-        f"tasks {each.tasks}, leftovers {each.leftovers}"
+        f"tasks {each.tasks}, timers {each.wakes}, leftovers {each.leftovers}"
         for each in report.looks
     ]
     lines += [f"slope of the second half: {report.slopes} KiB a thousand calls"]

@@ -1,7 +1,8 @@
 """Hear: the caller's turn goes to a recogniser, and comes back as words.
 
-Audio is kept in a short ring while nobody speaks, so that an utterance begins before turn-taking
-noticed it and "yes" survives. Between UserStartedSpeaking and UserStoppedSpeaking frames are
+The latest audio is kept while nobody speaks, so that an utterance begins before turn-taking
+noticed it and "yes" survives: from the first sound that voice activity reports until the turn is
+the caller's, as much more as that may take. Between UserStartedSpeaking and UserStoppedSpeaking frames are
 resampled to what the recogniser wants and handed over as they come, so that little is left to do
 when the caller falls silent. One utterance gives one Transcription; empty text is speech that was
 rejected. A recogniser that fails is a Failure and an empty Transcription: the brain then asks
@@ -15,7 +16,6 @@ What may be said comes from the brain as Expect and holds from the next utteranc
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from flowcatd.audio.resample import Resampler
@@ -28,6 +28,8 @@ from flowcatd.frames import (
     Transcription,
     UserStartedSpeaking,
     UserStoppedSpeaking,
+    VadUserStartedSpeaking,
+    VadUserStoppedSpeaking,
 )
 from flowcatd.media import PTIME_MS
 from flowcatd.options import Turns as TurnsOptions
@@ -38,6 +40,8 @@ from flowcatd.services import Failed, Final, Hearing, Partial, SpeechToText, Stt
 ANSWER_SECONDS = 8.0
 """After this long without a Final the recogniser is taken for dead; a loaded one needs 1."""
 
+ONSET_MS = 160
+"""What voice activity may take to notice speech at the usual settings: its window of 8 frames."""
 
 PENDING = 8
 """Utterances awaiting their words; beyond it the oldest is taken for unanswered."""
@@ -59,9 +63,12 @@ class Hear(Processor):
         super().__init__()
         self._stt: SpeechToText | None = None
         self._usage = usage
-        keep_ms = options.pre_roll_ms + options.barge_in_ms + 2 * options.start_ms
         self._pre_roll_ms = options.pre_roll_ms
-        self._ring: deque[InputAudio] = deque(maxlen=max(1, keep_ms // PTIME_MS))
+        onset_ms = max(ONSET_MS, options.start_ms * 3 // 2)
+        self._quiet_frames = max(1, (options.pre_roll_ms + onset_ms) // PTIME_MS)
+        self._voiced_frames = self._quiet_frames + options.barge_in_ms // PTIME_MS
+        self._most = self._quiet_frames
+        self._latest: list[InputAudio] = []  # `_most` at most
         self._resampler: Resampler | None = None
         self._open = False
         self._start_ms = 0
@@ -93,7 +100,22 @@ class Hear(Processor):
         if self._open:
             self._hand_over(frame)
         elif self._stt is not None:
-            self._ring.append(frame)
+            latest = self._latest
+            latest.append(frame)
+            if len(latest) > self._most:
+                del latest[: -self._most]
+        self.push(frame)
+
+    @down(VadUserStartedSpeaking)
+    def voice_began(self, frame: VadUserStartedSpeaking) -> None:
+        """It may become a turn, and then its beginning is wanted."""
+        self._most = self._voiced_frames
+        self.push(frame)
+
+    @down(VadUserStoppedSpeaking)
+    def voice_ended(self, frame: VadUserStoppedSpeaking) -> None:
+        """What comes next is another sound."""
+        self._most = self._quiet_frames
         self.push(frame)
 
     @down(UserStartedSpeaking)
@@ -105,10 +127,10 @@ class Hear(Processor):
             self._resampler.reset()
             self._open = True
             earliest = self._start_ms - self._pre_roll_ms
-            for kept in self._ring:
+            for kept in self._latest:
                 if kept.media_ms >= earliest:
                     self._hand_over(kept)
-            self._ring.clear()
+            self._latest.clear()
         self.push(frame)
 
     @down(UserStoppedSpeaking)

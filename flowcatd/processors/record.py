@@ -28,8 +28,8 @@ HOLD_MS = 4000
 AHEAD_MS = 120_000
 """How far ahead of being heard audio may come; a carrier that buffers is given whole lines."""
 
-TICK_SECONDS = 1.0
-"""How often what is final is handed on: 16 KB of an idle call's line noise, at most."""
+TICK_SECONDS = 0.5
+"""How often what is final is handed on: 8 KB of an idle call's line noise, at most."""
 
 GRID_SECONDS = 0.1
 """Calls tick on these, together, so that between them a worker of hundreds of calls finds slack."""

@@ -8,7 +8,7 @@ import pytest
 
 from bench.fleet.soak import SLOPE_KIB, Look, Report, faults, slope
 
-LOOKS = [Look(calls, [900], [9000], [30], 4, 0) for calls in (0, 2000, 4000, 6000, 8000, 10_000)]
+LOOKS = [Look(calls, [900], [9000], [30], 4, 0, 0) for calls in (0, 2000, 4000, 6000, 8000, 10_000)]
 FINE = Report("kept", 1.0, 0, [0.0], LOOKS, 0, 0, 0, 10_000)
 
 
@@ -28,6 +28,7 @@ def test_nothing_left_is_no_fault() -> None:
         replace(FINE, slopes=[SLOPE_KIB + 1]),
         replace(FINE, looks=[*LOOKS[:-1], replace(LOOKS[-1], descriptors=[31])]),
         replace(FINE, looks=[*LOOKS[:-1], replace(LOOKS[-1], tasks=5)]),
+        replace(FINE, looks=[*LOOKS[:-1], replace(LOOKS[-1], wakes=1)]),
         replace(FINE, looks=[*LOOKS[:-1], replace(LOOKS[-1], leftovers=1)]),
     ],
 )

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowcatd.media import PTIME_MS
-from flowcatd.playout import MARK_GRACE_MS, MARKS_OPEN, Heard, PlayoutClock, cut
+from flowcatd.playout import (
+    MARK_GRACE_MS,
+    MARKS_OPEN,
+    Backlog,
+    Heard,
+    PlayoutClock,
+    Stretch,
+    cut,
+)
 
 LEAD = 240
 T0 = 5000.0
@@ -415,3 +423,73 @@ class Playing(RuleBasedStateMachine):
 
 
 TestPlaying = Playing.TestCase
+
+
+# --- what waits ----------------------------------------------------------------------------------
+
+FRAME = 8
+
+
+def emptied(backlog: Backlog[str]) -> list[bytes | str]:
+    """All that waits, as it leaves."""
+    left: list[bytes | str] = []
+    while (first := backlog.first) is not None:
+        if isinstance(first, Stretch):
+            left.append(backlog.take_frame(first))
+        else:
+            backlog.take()
+            left.append(first)
+    return left
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(["a", "b"]))))
+def test_what_waits_leaves_in_whole_frames_and_in_its_order(steps: list[bytes | str]) -> None:
+    """Every byte once, filled up before what stands between; the size is what leaves."""
+    backlog: Backlog[str] = Backlog(FRAME)
+    wanted: list[bytes | str] = []
+    sound = b""
+    for step in [*steps, "end"]:
+        if isinstance(step, bytes):
+            backlog.put(step)
+            sound += step
+            continue
+        backlog.fill()
+        backlog.stand(step)
+        sound = sound.ljust(-(-len(sound) // FRAME) * FRAME, b"\0")
+        wanted += [sound[at : at + FRAME] for at in range(0, len(sound), FRAME)] + [step]
+        sound = b""
+    size = backlog.size
+    frames, made = backlog.until_between()
+    left = emptied(backlog)
+    assert left == wanted
+    assert size == len(wanted)
+    assert made
+    assert isinstance(wanted[frames], str)
+    assert backlog.size == 0
+
+
+def test_a_line_that_waits_is_the_object_it_came_as() -> None:
+    """Two calls that say it hold one copy between them."""
+    line = bytes(range(100)) * FRAME
+    for _ in range(2):
+        backlog: Backlog[str] = Backlog(FRAME)
+        backlog.put(line)
+        assert isinstance(backlog.first, Stretch)
+        assert backlog.first.pcm is line
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=9), st.integers(0, 30))
+def test_what_is_too_much_is_left_out_at_the_end(sizes: list[int], most: int) -> None:
+    """Exactly what is beyond the limit, and what stands before the audio stays."""
+    backlog: Backlog[str] = Backlog(FRAME)
+    backlog.stand("line")
+    sound = bytes(index % 251 for index in range(sum(sizes) * FRAME))
+    at = 0
+    for size in sizes:
+        backlog.put(sound[at : at + size * FRAME])
+        at += size * FRAME
+    assert backlog.trim(most) is (1 + sum(sizes) > most)
+    left = emptied(backlog)
+    assert left[0] == "line"
+    kept = min(sum(sizes), max(0, most - 1))
+    assert b"".join(each for each in left[1:] if isinstance(each, bytes)) == sound[: kept * FRAME]

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from flowcatd.audio.wav import parse_wav
 from flowcatd.errors import LocalError
-from flowcatd.recording import PAYLOAD_MAX, SPANS_MAX, Leg, Recording, interleave, stereo_header
+from flowcatd.recording import (
+    CHUNKS,
+    PAYLOAD_MAX,
+    SPANS_MAX,
+    Leg,
+    Recording,
+    interleave,
+    stereo_header,
+)
 
 RATE = 8000
 
@@ -266,3 +274,25 @@ def test_the_header_keeps_its_length_beyond_what_riff_can_say() -> None:
     header = stereo_header(RATE, PAYLOAD_MAX + 4)
     assert len(header) == len(stereo_header(RATE, 0)) == len(stereo_header(RATE, PAYLOAD_MAX))
     assert header[-4:] == b"\xff\xff\xff\xff"
+
+
+def test_the_latest_pieces_are_the_objects_they_came_as() -> None:
+    """Whoever else keeps them, as the pre-roll does, shares them."""
+    leg = Leg(RATE, 5000)
+    pieces = [bytes([number + 1]) * 320 for number in range(CHUNKS)]
+    for number, piece in enumerate(pieces):
+        leg.put(20 * number, piece)
+    assert all(kept is piece for kept, piece in zip(leg._chunks, pieces, strict=True))
+
+
+def test_what_waits_for_long_is_few_objects() -> None:
+    """Four seconds of both legs are no four hundred small blocks."""
+    leg = Leg(RATE, 5000)
+    pieces = [bytes([number + 1]) * 320 for number in range(200)]
+    for number, piece in enumerate(pieces):
+        leg.put(20 * number, piece)
+    assert len(leg._chunks) <= CHUNKS + 200 // CHUNKS
+    assert leg.size == 200 * 320
+    assert leg.take(100 * 160 + 7) == b"".join(pieces)[: 100 * 320 + 14]
+    assert leg.take(100 * 160 - 7) == b"".join(pieces)[100 * 320 + 14 :]
+    assert leg.is_silent

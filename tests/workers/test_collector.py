@@ -168,6 +168,22 @@ def test_whoever_asks_is_told_after_each_full_collection() -> None:
     assert told == [False, True]
 
 
+def test_memory_is_given_back_in_slack_of_its_own() -> None:
+    """A full worker has no slack for a collection, but for this; not while housekeeping is given up."""
+    with taken_over() as (collector, metrics, room):
+        trims = metrics.histograms["heap_trim_seconds"]
+        kept = [Knot() for _ in range(60_000)]
+        room.seconds = 2.1 * collector._heap.expected()
+        collector._full_pause = 1.0  # far more than there is slack for
+        assert not collector.beat(EVERY_SECONDS, calls=9, deferring=True)
+        assert sum(trims.counts) == 0
+        assert not collector.beat(EVERY_SECONDS, calls=9, deferring=False)
+        assert sum(trims.counts) == 1
+        assert not collector.beat(1.5 * EVERY_SECONDS, calls=9, deferring=False)
+        assert sum(trims.counts) == 1
+        del kept
+
+
 def test_giving_back_twice_is_harmless() -> None:
     """The end of a worker may come twice."""
     with taken_over() as (collector, _metrics, _room):

@@ -15,9 +15,12 @@ from flowcatd.frames import (
     Transcription,
     UserStartedSpeaking,
     UserStoppedSpeaking,
+    VadUserStartedSpeaking,
+    VadUserStoppedSpeaking,
 )
 from flowcatd.options import Turns as TurnsOptions
-from flowcatd.processors.hear import ANSWER_SECONDS, PENDING, Hear
+from flowcatd.processors.hear import ANSWER_SECONDS, ONSET_MS, PENDING, Hear
+from flowcatd.processors.vad import START_WINDOW
 from flowcatd.services import Failed, Final, Hearing, Partial, SttEvent, Usage
 from tests.builders import Rig, ScriptedEar, VirtualScope, at_once
 
@@ -274,3 +277,35 @@ def test_every_utterance_that_ended_gives_one_transcription(
     assert [word.start_ms for word in words] == sorted(word.start_ms for word in words)
     assert [frame.pcm for frame in call.rig.out(InputAudio)] == call.frames
     assert len(call.scope.wakes) == 0
+
+
+def test_a_quiet_caller_is_kept_no_longer_than_a_beginning_needs() -> None:
+    """The pre-roll and what voice activity takes to notice; a barge-in's doubt only once there is one."""
+    call = Call()
+    call.audio(100)
+    quiet = (OPTIONS.pre_roll_ms + ONSET_MS) // 20
+    assert len(call.hear._latest) == quiet
+    call.rig.feed(VadUserStartedSpeaking(160))
+    call.audio(100)
+    assert len(call.hear._latest) == quiet + OPTIONS.barge_in_ms // 20
+    call.rig.feed(VadUserStoppedSpeaking(200))
+    call.audio(1)
+    assert len(call.hear._latest) == quiet
+
+
+def test_a_barge_in_is_heard_from_its_first_sound() -> None:
+    """However long it was doubted: from the pre-roll before the voice began."""
+    call = Call(Final("stop", 0.9, 1.5))
+    call.audio(50)
+    call.rig.feed(VadUserStartedSpeaking(ONSET_MS))
+    call.audio(OPTIONS.barge_in_ms // 20)
+    call.begins(ONSET_MS + OPTIONS.barge_in_ms)
+    call.audio(10)
+    call.ends()
+    first = 50 - (OPTIONS.pre_roll_ms + ONSET_MS) // 20
+    assert call.ear.heard == [b"".join(call.frames[first:])]
+
+
+def test_voice_activity_notices_within_what_is_kept_for_it() -> None:
+    """The two rooms do not know each other, so their figures are compared here."""
+    assert ONSET_MS == START_WINDOW * 20
