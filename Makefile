@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test lint bench memory soak fuzz
+.PHONY: help setup run call test lint bench memory soak clock fuzz
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ soak:  ## ten thousand short calls, twice; fails when anything of them is left
 	@$(PYTHON) .ci/setup.py
 	@.venv/bin/python -m bench.fleet.soak $(ARGS)
 	@.venv/bin/python -m bench.fleet.soak --kept $(ARGS)
+
+clock:  ## calls while the wall clock jumps; libfaketime, which makes it, is not always on time itself
+	@$(PYTHON) .ci/setup.py
+	@$(PYTHON) .ci/packages.py
+	@FLOWCATD_CLOCK=1 .venv/bin/python -m pytest -q tests/scenarios/test_09_adversity.py -k wall_clock
 
 fuzz:  ## millions of mutated SIP, SDP and RTP messages; shorter with ARGS="--count N --seconds S"
 	@$(PYTHON) .ci/setup.py

@@ -102,7 +102,10 @@ async def test_a_worker_without_descriptors_tears_nobody(tmp_path: Path) -> None
     assert daemon.log("worker.lost") == []
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="needs Debian's faketime (libfaketimeMT.so.1)")
+@pytest.mark.skipif(
+    FAKETIME is None or "FLOWCATD_CLOCK" not in os.environ,
+    reason="run by `make clock`, with Debian's faketime: libfaketime holds processes up for seconds",
+)
 async def test_a_wall_clock_that_jumps_changes_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,9 +120,10 @@ async def test_a_wall_clock_that_jumps_changes_no_call(
         ("NO_FAKE_STAT", "1"),
     ):
         monkeypatch.setenv(name, value)
-    # libfaketime itself holds a process up at times (without its cache for seconds): no overload here.
-    lag = "calls.lag_limit_ms=10000"
-    settings = ("workers.count=2", "records.record=true", "records.journal=true", lag)
+    # libfaketime itself holds a process up, at times for seconds: gaps, and echoes that are late, say
+    # nothing here. What a jump could break is told by ends, records and log lines.
+    patience = ("calls.lag_limit_ms=10000", "workers.hung_seconds=60")
+    settings = ("workers.count=2", "records.record=true", "records.journal=true", *patience)
     async with running(tmp_path, *settings) as daemon:
         for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):
             monkeypatch.delenv(name)
@@ -132,7 +136,7 @@ async def test_a_wall_clock_that_jumps_changes_no_call(
         longest = time.monotonic() - began
         record = await daemon.record_of("long-0")
         lines = daemon.log()  # before its end: there libfaketime makes time.sleep raise EINVAL
-    nobody_noticed(seen)
+    assert [call for call in seen.long if call.wrong or call.closed_by_daemon] == []
     assert 5.5 < record["duration_seconds"] < longest
     shifts = {
         round(datetime.fromisoformat(line["at"]).timestamp() - time.time(), -3)
