@@ -2,10 +2,10 @@
 # ruff: noqa: T201, S603 - a script, for a terminal; runs the tools of .venv
 """Every check in one order, for a person and for CI alike: stops at the first failure, prints times.
 
-    format · lint · types · house · pure · rest
+    format · lint · types · house · pure, and speech beside it · rest
 
-House is the structure of the code, pure needs no loop, socket or process and takes seconds, rest is
-everything else, slow scenarios last.
+House is the structure of the code, pure needs no loop, socket or process, speech is recognition of
+people (neither minds a busy machine), rest is everything else, slow scenarios last.
 """
 
 import subprocess
@@ -31,25 +31,29 @@ PURE = (
     "tests/supervisor/test_routing.py",
     "tests/workers/test_steer.py",
 )
+SPEECH = ("tests/human_speech",)
+REST = tuple(f"--ignore={path}" for path in (*HOUSE, *PURE, *SPEECH))
 STEPS = (
-    ("format", ("ruff", "format", "--check", ".")),
-    ("lint", ("ruff", "check", ".")),
-    ("types", ("mypy",)),
-    ("house", ("pytest", "-q", *HOUSE)),
-    ("pure", ("pytest", "-q", *PURE)),
-    ("rest", ("pytest", "-q", *(f"--ignore={path}" for path in (*HOUSE, *PURE)))),
+    ("format", (("ruff", "format", "--check", "."),)),
+    ("lint", (("ruff", "check", "."),)),
+    ("types", (("mypy",),)),
+    ("house", (("pytest", "-q", *HOUSE),)),
+    ("pure", (("pytest", "-q", *PURE), ("pytest", "-q", "-p", "no:cacheprovider", *SPEECH))),
+    ("rest", (("pytest", "-q", *REST),)),
 )
+"""Name to the commands that run at the same time."""
 
 
 def main() -> int:
     """Run the steps."""
     begun = time.monotonic()
-    for name, words in STEPS:
+    for name, commands in STEPS:
         print(f"--- {name}", flush=True)
         since = time.monotonic()
-        code = subprocess.run([BIN / words[0], *words[1:]], cwd=ROOT, check=False).returncode
+        running = [subprocess.Popen([BIN / word, *words], cwd=ROOT) for word, *words in commands]
+        codes = [process.wait() for process in running]
         seconds = time.monotonic() - since
-        if code:
+        if any(codes):
             print(f"--- {name} failed after {seconds:.1f} s", flush=True)
             return 1
         print(f"--- {name} {seconds:.1f} s", flush=True)
