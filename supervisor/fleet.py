@@ -40,7 +40,6 @@ from supervisor.orders import (
     Event,
     Exited,
     Finished,
-    Fork,
     Forked,
     ForkFailed,
     GiveUp,
@@ -55,40 +54,9 @@ from supervisor.orders import (
     Resize,
     Resized,
     Serving,
-    Signal,
     Started,
-    Stopped,
 )
 from workers.plan import POINTLESS, ExitCode
-
-__all__ = [
-    "Action",
-    "Asked",
-    "CloseDoor",
-    "Event",
-    "Exited",
-    "Finished",
-    "Fleet",
-    "Fork",
-    "ForkFailed",
-    "Forked",
-    "GiveUp",
-    "Gone",
-    "Hung",
-    "LifeLine",
-    "Lost",
-    "OpenDoor",
-    "Progress",
-    "Ready",
-    "Reload",
-    "Reloaded",
-    "Resize",
-    "Resized",
-    "Serving",
-    "Signal",
-    "Started",
-    "Stopped",
-]
 
 FIRST_PAUSE_SECONDS = 0.1
 """A crash at the start costs a slot this long, less than a carrier's connect timeout."""

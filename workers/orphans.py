@@ -16,8 +16,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgspec
-
 from flowcatd.journal import Journal, parse_name, unreadable
 from flowcatd.links.disk import Disk
 from flowcatd.links.journal import Journals
@@ -26,7 +24,7 @@ from flowcatd.options import Options
 from flowcatd.processors.transcript import render_json
 from flowcatd.record import CallRecord, Ledger, Outcome, Reason, render
 from workers.clock import WorkerClock
-from workers.parts import entries_of
+from workers.parts import entries_of, tell_unkept
 from workers.wiring import Store, Unwatched, Watch
 
 log = get_logger()
@@ -128,11 +126,5 @@ class Orphans:
             return
         kept = await self._disk.write_whole(path, render(record))
         if kept.problem:
-            log.error(
-                "record.lost",
-                call=record.call_id,
-                what="record",
-                problem=kept.problem,
-                record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
-                pii_variables=record.variables,
-            )
+            tell_unkept(record, kept.problem)
+            self._watch.unkept()

@@ -22,11 +22,14 @@ from flowcatd.carriers.events import Started
 from flowcatd.journal import NOTHING, Journal, Media
 from flowcatd.links.disk import GrowingFile
 from flowcatd.links.journal import JournalFile
+from flowcatd.log import get_logger
 from flowcatd.processors.figures import Figures
 from flowcatd.processors.playout import Playout
 from flowcatd.processors.scribe import Scribe
 from flowcatd.processors.transcript import Entry, Role, Transcript, read_entries
-from flowcatd.record import Files, Identity, Ledger
+from flowcatd.record import CallRecord, Files, Identity, Ledger
+
+log = get_logger()
 
 
 class Listing(Protocol):
@@ -146,3 +149,15 @@ def end_recording(files: Files, begun: str, kept: str) -> None:
 
 def _encoded(snapshot: msgspec.Struct) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(snapshot))
+
+
+def tell_unkept(record: CallRecord, problem: str) -> None:
+    """A record that the disk refused stands in the log: it is then the last place where it can stand."""
+    log.error(
+        "record.lost",
+        call=record.call_id,
+        what="record",
+        problem=problem,
+        record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
+        pii_variables=record.variables,
+    )

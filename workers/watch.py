@@ -85,6 +85,10 @@ class CallWatch:
             )
         )
 
+    def unkept(self) -> None:
+        """A call's record could not be written; it cannot say so itself."""
+        self._metrics.add("records_lost")
+
     def _tell(self, event: str, identity: Identity) -> None:
         if self._left_out():
             return
@@ -107,5 +111,5 @@ class CallWatch:
         return False
 
 
-_KEPT = frozenset({"recording", "transcript", "record"})
-"""Where a record's problem stands when something of the call could not be written."""
+_KEPT = frozenset({"recording", "transcript"})
+"""Where a record's problem stands when something beside it could not be written."""

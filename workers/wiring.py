@@ -24,8 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from flowcatd.agent.brain import Brain, Moved
 from flowcatd.audio.resample import Resampler
 from flowcatd.call import Call
@@ -64,6 +62,7 @@ from workers.parts import (
     end_recording,
     journal_of,
     resumption_of,
+    tell_unkept,
 )
 from workers.shed import Shedding, Thing
 from workers.speech import Speech
@@ -86,6 +85,9 @@ class Watch(Protocol):
     def ended(self, record: CallRecord) -> None:
         """It is over; also told of calls that nobody took up."""
 
+    def unkept(self) -> None:
+        """A call's record could not be written."""
+
 
 class Unwatched:
     """Nobody wants to know."""
@@ -100,6 +102,9 @@ class Unwatched:
         """Nothing."""
 
     def ended(self, record: CallRecord) -> None:
+        """Nothing."""
+
+    def unkept(self) -> None:
         """Nothing."""
 
 
@@ -238,23 +243,14 @@ class Wiring:
         if record.leftovers:
             log.error("call.leaked", call=name, leftovers=record.leftovers)
         if options.record:
-            self._told(record, await self._write(f"{name}.json", render(record)))
+            kept = await self._write(f"{name}.json", render(record))
+            if kept.problem:
+                tell_unkept(record, kept.problem)
+                self._watch.unkept()
         if parts.journal is not None:
             parts.journal.remove()
         self._watch.ended(record)
         call.release()
-
-    def _told(self, record: CallRecord, kept: Kept) -> None:
-        """What the disk refused stands in the log: it is then the last place where it can stand."""
-        if kept.problem:
-            log.error(
-                "record.lost",
-                call=record.call_id,
-                what="record",
-                problem=kept.problem,
-                record=msgspec.to_builtins(msgspec.structs.replace(record, variables={})),
-                pii_variables=record.variables,
-            )
 
     async def _write(self, name: str, data: bytes) -> Kept:
         return await self._in_time(self._disk.write_whole(self._records / name, data))

@@ -77,6 +77,12 @@ def test_only_what_could_not_be_written_counts_as_lost(rig):
     assert rig.count("records_lost") == 2
 
 
+def test_a_record_that_could_not_be_written_counts_as_lost(rig):
+    """It cannot say so itself: it was finished before."""
+    rig.watch.unkept()
+    assert rig.count("records_lost") == 1
+
+
 @pytest.mark.parametrize("cause", REFUSALS)
 def test_every_cause_of_a_refusal_can_be_counted(rig, cause):
     """And is told without a name: nobody became a call."""

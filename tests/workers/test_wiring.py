@@ -204,6 +204,10 @@ class Watching:
         """Three."""
         self.told.append(("ended", record.call_id))
 
+    def unkept(self) -> None:
+        """Four."""
+        self.told.append(("unkept", ""))
+
 
 class Bench:
     """A wiring on this loop."""
@@ -351,3 +355,14 @@ async def test_a_carriers_call_comes_back_under_the_carriers_own_name_for_it(
             assert parts.listing.told == []
             assert second.watch.told == [("started", newer), ("answered", newer)]
             assert parts.session == {"call_id": newer, "x": "2"}
+
+
+async def test_a_record_that_the_disk_refuses_is_told_and_the_call_ends(tmp_path: Path) -> None:
+    """A file lies where the directory should be: nothing can be written there."""
+    async with bench(tmp_path) as made:
+        parts = await made.open(made.agents["echo"])
+        made.wiring._records = tmp_path / "file"
+        (tmp_path / "file").write_text("in the way")
+        await made.live(parts)
+    assert ("unkept", "") in made.watch.told
+    assert made.watch.told[-1][0] == "ended"
