@@ -93,8 +93,8 @@ class Transport(Protocol):
     async def read(self, call: Call) -> Outcome:
         """Feed the call until the far end is done; the outcome is why."""
 
-    async def close(self, outcome: Outcome) -> int:
-        """Close the wire within a bounded time; returns the close code that went over it."""
+    async def close(self, outcome: Outcome) -> int | None:
+        """Close the wire within a bounded time; returns the close code that went over it, if any."""
 
 
 class Call:

@@ -74,6 +74,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """The brain's snapshot; null for the echo."""
     transcript: msgspec.Raw = NOTHING
     """A list of `processors/transcript.Entry`; null when none is kept."""
+    leg: msgspec.Raw = NOTHING
+    """Of a call over SIP: what `transports/sip_leg.py` needs to go on; null elsewhere. It holds keys."""
 
     @property
     def resumptions(self) -> int:

@@ -69,6 +69,12 @@ class Reason(StrEnum):
     """The media connection was opened, and no stream ever began on it."""
     PROTOCOL_ERROR = "protocol_error"
     """The far end broke its protocol; `close_code` is what it was told."""
+    TRANSFERRED = "transferred"
+    """The agent handed the call over, and the other side took it."""
+    NOT_ANSWERED = "not_answered"
+    """A call of ours that rang and that nobody answered."""
+    REFUSED = "refused"
+    """A call of ours that the other side refused, or that reached nobody."""
     CANCELLED = "cancelled"
     """An operator ended it."""
     MAX_DURATION = "max_duration"
@@ -90,6 +96,9 @@ ENDED_BY: dict[Reason, EndedBy] = {
     Reason.SOCKET_LOST: EndedBy.CARRIER,
     Reason.NEVER_STARTED: EndedBy.CARRIER,
     Reason.PROTOCOL_ERROR: EndedBy.CARRIER,
+    Reason.TRANSFERRED: EndedBy.AGENT,
+    Reason.NOT_ANSWERED: EndedBy.CARRIER,
+    Reason.REFUSED: EndedBy.CARRIER,
     Reason.CANCELLED: EndedBy.DAEMON,
     Reason.MAX_DURATION: EndedBy.DAEMON,
     Reason.DRAINED: EndedBy.DAEMON,
@@ -179,6 +188,58 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The WebSocket close code that went over the wire, ours or theirs (RFC 6455 §7.4)."""
 
 
+class MediaFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a call's RTP; times in ms."""
+
+    packets_in: int
+    packets_out: int
+    octets_out: int
+    lost: int
+    late: int
+    duplicates: int
+    discarded: int
+    foreign: int
+    bad: int
+    sources: int
+    """How many SSRCs the far end has had."""
+    jitter_ms: float
+    """RFC 3550 A.8."""
+    delay_ms: float
+    """What the jitter buffer adds now."""
+    concealed_ms: int
+    background_ms: int
+    shortened_ms: int
+    lengthened_ms: int
+    round_trip_ms: float | None
+    remote_loss: float | None
+    """The share of our packets that the far end misses, as it last said."""
+    remote_jitter_ms: float | None
+    r: float
+    mos: float
+
+
+class SipFigures(msgspec.Struct, kw_only=True):
+    """How a call over SIP went; no number, address or tag is in it."""
+
+    trunk: str
+    direction: str = "inbound"
+    """Or `outbound`: whose call it was."""
+    transport: str = "UDP"
+    status: int = 0
+    """The last word of the INVITE, or 200 once it was answered; 0 while there is none."""
+    cause: str = ""
+    """The other side's Reason (RFC 3326), as `Q.850 16`."""
+    codec: str = ""
+    srtp: str = ""
+    """The SRTP suite; empty for plain RTP."""
+    media: MediaFigures | None = None
+    """None when there was no media."""
+    ladder: list[str] = []
+    """What went to and fro: seconds since the start, direction, method or status, CSeq."""
+    ladder_dropped: int = 0
+    """Steps from the middle that were not kept."""
+
+
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The document; times are RFC 3339 in UTC with milliseconds."""
 
@@ -214,6 +275,8 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Names of tasks, sockets and timers still there five seconds after the end: a bug of ours."""
     resumed: int = 0
     """How often the call went on after the worker that carried it had died."""
+    sip: SipFigures | None = None
+    """Of a call over SIP."""
 
 
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +298,7 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     moves: list[Move] = []
     problems: list[Problem] = []
     resumed: int = 0
+    sip: SipFigures | None = None
 
 
 class Ledger:
@@ -258,6 +322,8 @@ class Ledger:
         self._problems: dict[tuple[str, str], int] = {}
         self.resumed = 0
         """How often the call went on in another worker."""
+        self.sip: SipFigures | None = None
+        """Written by the leg of a call over SIP."""
 
     @classmethod
     def restored(cls, identity: Identity, state: LedgerState, now: float, gap: float) -> Ledger:
@@ -276,6 +342,7 @@ class Ledger:
         ledger._moves = list(state.moves)
         ledger._problems = {(each.where, each.reason): each.times for each in state.problems}
         ledger.resumed = state.resumed
+        ledger.sip = state.sip
         return ledger
 
     def snapshot(self, now: float) -> LedgerState:
@@ -297,6 +364,7 @@ class Ledger:
             moves=self._moves,
             problems=self._problem_list(),
             resumed=self.resumed,
+            sip=self.sip,
         )
 
     @property
@@ -377,6 +445,7 @@ class Ledger:
             problems=self._problem_list(),
             leftovers=[_cut(name) for name in leftovers][:PROBLEMS_MAX],
             resumed=self.resumed,
+            sip=self.sip,
         )
 
     def _problem_list(self) -> list[Problem]:

@@ -23,6 +23,7 @@ import msgspec
 
 from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
+from flowcatd.record import MediaFigures
 from flowcatd.rtp.codec import Codec
 from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, Pressed
 from flowcatd.rtp.hearing import Hearing
@@ -123,36 +124,6 @@ class Snapshot(msgspec.Struct, frozen=True):
     locked: Addr | None
     far_ssrc: int
     far_sequence: int
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """What became of the stream so far; times in ms."""
-
-    packets_in: int
-    packets_out: int
-    octets_out: int
-    lost: int
-    late: int
-    duplicates: int
-    discarded: int
-    foreign: int
-    bad: int
-    sources: int
-    """How many SSRCs the far end has had."""
-    jitter_ms: float
-    """RFC 3550 A.8."""
-    delay_ms: float
-    """What the jitter buffer adds now."""
-    concealed_ms: int
-    background_ms: int
-    shortened_ms: int
-    lengthened_ms: int
-    round_trip_ms: float | None
-    remote_loss: float | None
-    """The share of our packets that the far end misses, as it last said."""
-    remote_jitter_ms: float | None
-    r: float
-    mos: float
 
 
 class Stream:
@@ -302,7 +273,7 @@ class Stream:
         """Where the stream stands."""
         return Snapshot(self._sender.state, now, self._source.locked, *self._source.heard)
 
-    def figures(self) -> Figures:
+    def figures(self) -> MediaFigures:
         """What became of it so far."""
         hearing, jitter, heard = self._hearing, self._receiver.jitter, self._receiver.heard
         reporter, per_ms = self._reporter, self._clock / 1000
@@ -316,7 +287,7 @@ class Stream:
         ratio = burst_ratio(missed, heard.runs, hearing.expected)
         quality = rate(self._plan.codecs[0].name, share, delay_ms, ratio)
         remote = reporter.remote
-        return Figures(
+        return MediaFigures(
             packets_in=hearing.received,
             packets_out=self._sender.packets,
             octets_out=self._sender.octets,

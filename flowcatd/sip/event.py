@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 from flowcatd.sip.message import Request, Response
@@ -24,6 +24,8 @@ class Hop:
     port: int
     connection: int = 0
     """Which connection, where there are some; the shell's own number."""
+    name: str = field(default="", compare=False)
+    """Whose certificate is wanted when a connection has to be made (RFC 5922 §7.1); empty is the host's."""
 
     @property
     def is_reliable(self) -> bool:

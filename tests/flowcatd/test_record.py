@@ -102,6 +102,7 @@ def test_a_whole_call_becomes_this_document() -> None:
         "problems": [{"where": "recording", "reason": "ENOSPC", "times": 2}],
         "leftovers": [],
         "resumed": 0,
+        "sip": None,
     }
 
 
