@@ -118,6 +118,8 @@ class Call:
         self._clock = clock
         self.now: Callable[[], float] = clock.now
         """Monotonic seconds; the clock's own, since it is asked several times per frame."""
+        self.start_seconds = options.start_seconds
+        """How long the media may take to begin; whoever opened the call may know better."""
         self._wire_up: Callable[[Call, Started], Chain] | None = wire_up
         self._outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -243,7 +245,7 @@ class Call:
 
     async def run(self, transport: Transport) -> Outcome:
         """Live the call; returns when nothing of it is left but its record."""
-        self.wake(self.now() + self._options.start_seconds, self._start_overdue)
+        self.wake(self.now() + self.start_seconds, self._start_overdue)
         self.spawn(self._read(transport), "transport.read")
         try:
             outcome = await asyncio.shield(self._outcome)
@@ -318,7 +320,7 @@ class Call:
         if self.state is State.WAITING:
             self.end(
                 Outcome(
-                    reason=Reason.NEVER_STARTED, error="no start message in time", close_code=1008
+                    reason=Reason.NEVER_STARTED, error="its media did not begin in time", close_code=1008
                 )
             )
 

@@ -10,6 +10,7 @@ Nothing here waits or touches a file; the time comes in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -58,6 +59,13 @@ class Parts:
     brain: Brain | None = None
     session: dict[str, str] = field(default_factory=dict)
     """What the agent's templates read."""
+    leg: Callable[[float], msgspec.Raw] = lambda _now: NOTHING
+    """What another process needs to go on with the wire itself, where it can."""
+
+    def changed(self) -> None:
+        """Something that the journal holds is not as it was."""
+        if self.scribe is not None:
+            self.scribe.mark()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ def journal_of(parts: Parts, started: Started, now: float) -> Journal:
         variables=call.variables(),
         brain=NOTHING if brain is None else _encoded(brain.snapshot(now)),
         transcript=parts.transcript.snapshot(),
+        leg=parts.leg(now),
     )
 
 

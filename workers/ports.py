@@ -5,7 +5,8 @@ range belongs to slot n modulo `most`, the largest number of workers there may e
 ports do not depend on how many workers there are, and a call keeps them through any resize. Two
 processes may sit in one slot, one of which only finishes its calls: what it holds is found out by
 binding, and skipped. Ports are taken in turn, so that one is not used again at once, when packets of
-its last call may still be on their way.
+its last call may still be on their way. A call that is taken up after its worker died gets the very
+ports it had (`take_again`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import socket
 from typing import Final, NamedTuple
 
 from flowcatd.errors import CapacityError, LocalError
+
+EXPEDITED: Final = 46
+"""EF, the DSCP of telephony's media (RFC 4594 §4.1)."""
 
 
 class PortShare:
@@ -40,12 +44,18 @@ class PortPair(NamedTuple):
 class Ports:
     """One worker's share, and which of it is in use."""
 
-    def __init__(self, share: PortShare, host: str, retry_after: int) -> None:
-        """`host` is the address to bind; `retry_after` what a refused caller is told, in seconds."""
+    def __init__(
+        self, share: PortShare, host: str, retry_after: int, dscp: int = EXPEDITED
+    ) -> None:
+        """`host` is the address to bind; `retry_after` what a refused caller is told, in seconds.
+
+        `dscp` marks what we send (RFC 2474).
+        """
         self._ports = share.ports
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._host = host
         self._retry_after = retry_after
+        self._dscp = dscp
         self._next = 0
         self._taken: set[int] = set()
 
@@ -67,6 +77,14 @@ class Ports:
                 return pair
         raise CapacityError("no media port is free", self._retry_after)
 
+    def take_again(self, port: int) -> PortPair:
+        """The pair of a call that had it before; CapacityError when somebody else has it now."""
+        pair = None if port in self._taken else self._bind(port)
+        if pair is None:
+            raise CapacityError(f"media port {port} is not free", self._retry_after)
+        self._taken.add(port)
+        return pair
+
     def give_back(self, pair: PortPair) -> None:
         """Close the pair; twice is as good as once."""
         pair.rtp.close()
@@ -81,6 +99,7 @@ class Ports:
                 wire = socket.socket(self._family, socket.SOCK_DGRAM)
                 sockets.append(wire)
                 wire.setblocking(False)
+                self._mark(wire)
                 wire.bind((self._host, number))
         except OSError as error:
             for wire in sockets:
@@ -93,6 +112,14 @@ class Ports:
                 ) from error
             return None
         return PortPair(sockets[0], sockets[1], port)
+
+    def _mark(self, wire: socket.socket) -> None:
+        """The upper six bits of the octet are the DSCP (RFC 2474 §3)."""
+        if self._family == socket.AF_INET6:
+            wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            wire.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._dscp << 2)
+        else:
+            wire.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._dscp << 2)
 
 
 _TAKEN: Final = {errno.EADDRINUSE, errno.EACCES}

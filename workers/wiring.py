@@ -1,6 +1,6 @@
 """Wiring: the only place that joins transports, processors, services and agent into a call.
 
-    carrier socket → vad → turns → hear → think (or echo) → speak → playout → carrier socket
+    leg → vad → turns → hear → think (or echo) → speak → playout → leg
                                                               behind playout: figures,
                                                               transcript, recorder, notices
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +32,7 @@ from flowcatd.journal import is_same_call
 from flowcatd.links.disk import Disk, Kept
 from flowcatd.links.journal import Found, Journals
 from flowcatd.log import get_logger
-from flowcatd.media import frame_bytes
+from flowcatd.media import MediaPort, frame_bytes
 from flowcatd.options import Options
 from flowcatd.options import Records as RecordsOptions
 from flowcatd.pipeline.chain import Chain
@@ -51,7 +51,6 @@ from flowcatd.processors.turns import Turns
 from flowcatd.processors.vad import Vad, webrtc_detector
 from flowcatd.record import CallRecord, Identity, Ledger, Outcome, new_call_id, render
 from flowcatd.recording import stereo_header
-from flowcatd.transports.carrier import CarrierSocket
 from flowcatd.transports.edge import Edge
 from workers.agents import Agent
 from workers.clock import WorkerClock
@@ -68,6 +67,17 @@ from workers.shed import Shedding, Thing
 from workers.speech import Speech
 
 log = get_logger()
+
+
+class Leg(MediaPort, Protocol):
+    """The wire of one call, as its chain sees it: a carrier's socket, or a SIP leg."""
+
+    @property
+    def notices(self) -> bool:
+        """Whether the far end asked to be told about the conversation."""
+
+    def notice(self, fields: Mapping[str, object]) -> None:
+        """Tell it, if it asked."""
 
 
 class Watch(Protocol):
@@ -172,19 +182,19 @@ class Wiring:
 
     def open(
         self,
-        socket: CarrierSocket,
+        leg: Leg,
         agent: Agent,
         identity: Identity,
         found: Sequence[Found] = (),
     ) -> Parts:
-        """A call on this socket, answered by this agent; its chain is linked once it starts."""
+        """A call on this leg, answered by this agent; its chain is linked once it starts."""
         ledger = Ledger(identity, datetime.now(UTC), self._clock.now())
 
         def wire_up(call: Call, started: Started) -> Chain:
             resumption = self._take_up(parts, started, found)
-            socket.notice({"type": "call", "call_id": call.id, "agent": agent.name})
-            stages = self._stages(parts, socket, agent, started, resumption)
-            stages += self._taps(parts, socket, started, resumption)
+            leg.notice({"type": "call", "call_id": call.id, "agent": agent.name})
+            stages = self._stages(parts, leg, agent, started, resumption)
+            stages += self._taps(parts, leg, started, resumption)
             if resumption is None:
                 self._watch.answered(call.ledger.identity)
             else:
@@ -268,7 +278,7 @@ class Wiring:
     def _stages(
         self,
         parts: Parts,
-        socket: CarrierSocket,
+        leg: Leg,
         agent: Agent,
         started: Started,
         resumption: Resumption | None,
@@ -280,7 +290,7 @@ class Wiring:
             Turns(options.turns),
             hear,
         ]
-        parts.playout = Playout(socket, options.playout)
+        parts.playout = Playout(leg, options.playout)
         parts.session = {"call_id": call.id, **started.parameters}
         if resumption is not None:
             parts.session = {**resumption.journal.session, **parts.session}
@@ -323,7 +333,7 @@ class Wiring:
     def _taps(
         self,
         parts: Parts,
-        socket: CarrierSocket,
+        leg: Leg,
         started: Started,
         resumption: Resumption | None,
     ) -> list[Processor]:
@@ -334,8 +344,8 @@ class Wiring:
             parts.transcript.resume(resumption.entries, resumption.offset_ms)
         if self._options.records.transcript:
             taps.append(parts.transcript)
-        if socket.notices:
-            taps.append(Notices(socket.notice, trimmed))
+        if leg.notices:
+            taps.append(Notices(leg.notice, trimmed))
         if self._options.records.recording:
             taps.append(Recorder(partial(self._recording, parts), trimmed))
         journals = self._journals

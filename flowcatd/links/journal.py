@@ -133,6 +133,20 @@ class Journals:
 
         return await self._disk.ask(work) or []
 
+    async def of_slot(self, slot: int) -> list[Found]:
+        """The calls of dead workers of this slot, the newest first: for whoever follows them in it."""
+
+        def work() -> list[Found]:
+            found = (
+                _read(path, name)
+                for place in _entries(self._calls)
+                for path, name in self._dead_in(place, CANDIDATES)
+                if name.life.partition("-")[0] == str(slot)
+            )
+            return [each for each in found if each is not None][:FOUND_MAX]
+
+        return await self._disk.ask(work) or []
+
     async def take(self, path: Path) -> tuple[Path, Journal | None] | None:
         """Claim it and read it: where it now is, and None for what cannot be read; None if it is gone.
 
