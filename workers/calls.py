@@ -119,6 +119,15 @@ class CallTable:
         self._promises[connection] = now + PROMISE_SECONDS
         return True
 
+    def promise_again(self, connection: Hashable) -> None:
+        """Keep a place for a call that had one in the worker before us: there is room for it.
+
+        Its slot's capacity is the same, and nobody was let in while it was away.
+        """
+        self.expire(self._clock())
+        self._take()
+        self._promises[connection] = self._clock() + PROMISE_SECONDS
+
     def release(self, connection: Hashable) -> None:
         """The connection became no call; nothing happens when it holds no promise."""
         if self._promises.pop(connection, None) is not None:

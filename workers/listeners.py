@@ -4,6 +4,8 @@
     GET /healthz                                  200 while the worker's loop turns
     GET /readyz                                   200 while new calls are taken, 503 while draining
     WS  /telephony/ws/{provider}/{run_id}         a carrier's media socket; ?agent= ?token= ?events=1
+    WS  /sip                                      SIP over WebSocket (RFC 7118)
+    POST /v1/calls                                a call of ours (workers/rest.py)
 
 Everything that can be refused is refused before the handshake, as an HTTP answer with a JSON body
 {"error": …}: an unknown carrier or agent 404, a query that is not understood 400, a missing token
@@ -16,7 +18,7 @@ import asyncio
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from weakref import WeakSet
 
@@ -36,13 +38,16 @@ from workers.calls import CallTable, NoPlaceError
 from workers.hand_over import HEAD_BYTES, Arrival
 from workers.leftovers import Remain, descriptor_remain
 from workers.parts import Parts
-from workers.plan import RUN_ID_LIMIT
+from workers.plan import DIAL_PATH, RUN_ID_LIMIT
 from workers.wiring import Wiring, identity_of
 
 log = get_logger()
 
 MESSAGE_LIMIT: Final = 128 * 1024
 """aiohttp closes with 1009 beyond it; the carrier cores have a stricter limit of their own."""
+
+SIP_PATH: Final = "/sip"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Refused = Callable[[str], None]
 """Told of every connection that became no call, by a word of metrics.REFUSALS."""
@@ -73,6 +78,10 @@ class Doors:
         """Connections that were answered before: the door has not chosen who gets their next request."""
         self.pass_on: Callable[[Arrival], bool] = _nowhere
         """Whether a fellow gets this connection; set by who knows fellows."""
+        self.sip: Handler | None = None
+        """Serves SIP over WebSocket; None where there is no SIP."""
+        self.dial: Handler | None = None
+        """Places calls of ours; None where there is no SIP."""
 
     def application(self) -> web.Application:
         """The routes."""
@@ -82,7 +91,21 @@ class Doors:
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._ready)
         application.router.add_get("/telephony/ws/{provider}/{run_id}", self._media)
+        application.router.add_get(SIP_PATH, self._sip)
+        application.router.add_post(DIAL_PATH, self._dial)
         return application
+
+    async def _sip(self, request: web.Request) -> web.StreamResponse:
+        if self.sip is None:
+            raise _http_error(404, "there is no SIP here: sip.port is 0")
+        return await self.sip(request)
+
+    async def _dial(self, request: web.Request) -> web.StreamResponse:
+        # The door kept a place for whoever it let in; the call takes one of its own.
+        self._table.release(_peer(request))
+        if self.dial is None:
+            raise _http_error(404, "there is no SIP here: sip.port is 0")
+        return await self.dial(request)
 
     async def _index(self, request: web.Request) -> web.Response:
         carriers = "\n".join(

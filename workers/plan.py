@@ -34,6 +34,9 @@ READY_MARK = b"R"
 MEDIA_PATH = "/telephony/ws/{provider}/{run_id}"
 """Where a carrier's media socket connects; `?agent=` names another agent than the default."""
 
+DIAL_PATH = "/v1/calls"
+"""Where a call of ours is asked for, by POST."""
+
 RUN_ID_LIMIT = 128
 """Characters; a run id is a key of somebody's database, not a document."""
 

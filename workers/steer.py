@@ -29,13 +29,14 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from workers.load import Load, Standing
-from workers.plan import MEDIA_PATH, RUN_ID_LIMIT
+from workers.plan import DIAL_PATH, MEDIA_PATH, RUN_ID_LIMIT
 
 STALE_SECONDS = 2.0
 """A seat whose media timer has not rung for this long is passed over: it may be hung."""
 
 _REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/1\.[01]\r?\n?")
 """A request line (RFC 9112 §3), with nothing but visible ASCII in its target."""
+DIAL_KEY: Final = b"dial"
 _PREFIX: Final = MEDIA_PATH.partition("{")[0].encode()
 _STAMP = re.compile(r"fc-([0-9a-f]{1,3})\.([0-9a-f]{1,4})\.([0-9a-f]{1,16})\.([0-9a-f]{4})-")
 
@@ -143,19 +144,22 @@ def is_request_line(line: bytes) -> bool:
 
 
 def key_of(request_line: bytes) -> bytes | None:
-    """The identity of the call that a media socket's request line names, None for any other request.
+    """The identity of the call that a request line names or asks for, None for any other request.
 
     Provider and run id, percent-decoded, the run id cut where everybody cuts it: two spellings of
-    one identity have one owner.
+    one identity have one owner. A call of ours that is asked for has no identity yet: all of those
+    have one key, so that the loads alone decide who places it.
     """
     match = _REQUEST.fullmatch(request_line)
-    if match is None or match[1] != b"GET":
+    if match is None or match[1] not in {b"GET", b"POST"}:
         return None
     target = match[2]
     if not target.startswith(b"/"):  # absolute-form, as proxies send it (RFC 9112 §3.2.2)
         _scheme, slashes, rest = target.partition(b"://")
         target = b"/" + rest.partition(b"/")[2] if slashes else b""
     path = re.split(rb"[?#]", target, maxsplit=1)[0]
+    if match[1] == b"POST":
+        return DIAL_KEY if path == DIAL_PATH.encode() else None
     words = path.removeprefix(_PREFIX).split(b"/") if path.startswith(_PREFIX) else []
     if len(words) != 2 or not all(words):
         return None

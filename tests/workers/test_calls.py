@@ -189,6 +189,18 @@ def test_a_promise_that_is_released_or_too_old_is_a_free_place() -> None:
         assert len(table) == 1
 
 
+def test_a_call_that_had_a_place_before_us_has_one_here() -> None:
+    """Full, or not serving yet: it is not refused, and counts."""
+    table = open_table(1)
+    with table.place():
+        table.promise_again("kept")
+        assert len(table) == 2
+        with table.place("kept"):
+            assert len(table) == 2
+        assert not table.promise("new")
+    assert len(table) == 0
+
+
 def test_a_promise_made_again_begins_anew() -> None:
     """One place, for as long as the last promise says: a descriptor's number may come again."""
     clock = Clock()

@@ -151,6 +151,41 @@ def test_without_descriptors_the_call_is_refused_at_once(ports):
             os.close(each)
 
 
+def test_a_call_gets_its_ports_again(low):
+    """The very pair, once nobody has it; as long as somebody does, nobody gets it."""
+    ports = Ports(PortShare(low, low + 9, 1, 0), HOST, 5)
+    pair = ports.take()
+    with pytest.raises(CapacityError, match=str(pair.port)):
+        ports.take_again(pair.port)
+    ports.give_back(pair)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind((HOST, pair.port + 1))
+        with pytest.raises(CapacityError):
+            ports.take_again(pair.port)
+    again = ports.take_again(pair.port)
+    assert again.rtp.getsockname() == (HOST, pair.port)
+    other = ports.take()
+    assert other.port != pair.port
+    assert len(ports) == 2
+    for each in (again, other):
+        ports.give_back(each)
+
+
+@pytest.mark.parametrize(
+    ("host", "level", "option"),
+    [
+        ("127.0.0.1", socket.IPPROTO_IP, socket.IP_TOS),
+        ("::1", socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+    ],
+)
+def test_media_is_marked_as_telephony(low, host, level, option):
+    """DSCP EF stands in the upper six bits of the octet, on both ports and both versions of IP."""
+    pair = Ports(PortShare(low, low + 9, 1, 0), host, 5).take()
+    assert {wire.getsockopt(level, option) for wire in (pair.rtp, pair.rtcp)} == {46 << 2}
+    pair.rtp.close()
+    pair.rtcp.close()
+
+
 def test_an_empty_share_refuses():
     """A range narrower than the fleet leaves some slots without ports."""
     with pytest.raises(CapacityError):

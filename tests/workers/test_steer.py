@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from workers.load import WORDS, Load, LoadTable, Standing
 from workers.steer import (
+    DIAL_KEY,
     STALE_SECONDS,
     Stamp,
     Steering,
@@ -410,9 +411,19 @@ def test_a_media_socket_is_known_by_provider_and_run_id(line, key):
 
 
 @pytest.mark.parametrize(
+    "line", [b"POST /v1/calls HTTP/1.1\r", b"POST http://h.example/v1/calls?x=1 HTTP/1.1"]
+)
+def test_a_wish_for_a_call_goes_to_whoever_has_room(line):
+    """It has no identity yet, so all of them have one key, and the loads decide."""
+    assert key_of(line) == DIAL_KEY
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b"",
+        b"GET /v1/calls HTTP/1.1",
+        b"POST /v1/calls/x HTTP/1.1",
         b"GET / HTTP/1.1\r",
         b"GET /telephony/ws/twilio HTTP/1.1",
         b"GET /telephony/ws/twilio/ HTTP/1.1",
@@ -437,7 +448,7 @@ def test_no_request_line_whatever_raises(line):
     """Any bytes are a key or none."""
     for each in (line, b"GET " + line + b" HTTP/1.1", b"GET /telephony/ws/" + line + b" HTTP/1.1"):
         key = key_of(each)
-        assert key is None or (key.startswith(b"ws\0") and is_request_line(each))
+        assert key is None or (key.startswith((b"ws\0", DIAL_KEY)) and is_request_line(each))
 
 
 # --- stamps ---------------------------------------------------------------------------------------

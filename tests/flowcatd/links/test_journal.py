@@ -128,6 +128,22 @@ async def test_the_calls_of_the_living_are_not_found(disk: Disk, tmp_path: Path)
     mine.close()
 
 
+async def test_a_slot_finds_the_calls_of_those_who_died_in_it(disk: Disk, tmp_path: Path) -> None:
+    """Not those of other slots, which their own successors take up; nor those of the living."""
+    dead, other = life(disk, tmp_path, 1), life(disk, tmp_path, 11)
+    for journals, identity in ((dead, IDENTITY), (other, OTHER)):
+        journals.file(identity, no_problem).write(journal(identity))
+    await settled(disk)
+    heir = Journals(disk, tmp_path, 1, "heir1")
+    assert await heir.of_slot(1) == []
+    crash(dead)
+    crash(other)
+    (found,) = await heir.of_slot(1)
+    assert found.name.call_id == IDENTITY.call_id
+    assert [each.name.call_id for each in await heir.of_slot(11)] == [OTHER.call_id]
+    heir.close()
+
+
 async def test_testers_do_not_take_each_other_for_the_living(disk: Disk, tmp_path: Path) -> None:
     """Somebody else is just asking whether that life is dead: it is dead all the same."""
     gone, mine = life(disk, tmp_path, 1), life(disk, tmp_path, 2)
