@@ -20,17 +20,19 @@ is published, or answered, holds what a caller said, pressed or is called.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
 
 from flowcatd.errors import ControlError
+from flowcatd.record import SipFigures
 
 VERSION = 1
 """Of every message here; raised when a reader of the old ones would misread the new."""
 
 MESSAGE_MAX = 1024 * 1024
-"""Bytes of one message: a list of 4000 calls."""
+"""Bytes of one message: a list of 3000 calls."""
 
 Id = Annotated[str, msgspec.Meta(max_length=64)]
 Level = Literal["debug", "info", "warning", "error"]
@@ -94,7 +96,31 @@ class AskLogLevel(_Message, frozen=True, kw_only=True, tag="log_level"):
     level: Level
 
 
-Ask = AskStatus | AskCalls | AskHangUp | AskDrain | AskReload | AskUpgrade | AskScale | AskLogLevel
+class AskLadder(_Message, frozen=True, kw_only=True, tag="ladder"):
+    """How one live call over SIP goes, by its call id or run id. Answered by LadderIs."""
+
+    id: Id
+    call: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class AskTrunks(_Message, frozen=True, kw_only=True, tag="trunks"):
+    """How the SIP trunks are. Answered by TrunksAre."""
+
+    id: Id
+
+
+Ask = (
+    AskStatus
+    | AskCalls
+    | AskHangUp
+    | AskDrain
+    | AskReload
+    | AskUpgrade
+    | AskScale
+    | AskLogLevel
+    | AskLadder
+    | AskTrunks
+)
 """From an operator; the switchboard passes Drain, Reload, Upgrade, Scale and LogLevel on."""
 
 
@@ -153,6 +179,29 @@ class CallLine(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     turns: int
     resumed: int = 0
+    direction: str = ""
+    """Of a call over SIP: inbound or outbound."""
+    trunk: str = ""
+    """Of a call over SIP: its trunk's name."""
+
+
+class TrunkLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One SIP trunk, as one worker knows it, or as all of them together do (`merge_trunks`)."""
+
+    name: str
+    registration: str = ""
+    """`off` where the trunk registers nowhere, else `registered`, `registering`, `failed`, `leaving` or
+    `left`; empty by a worker that does not tend the trunk, which only one of the fleet does."""
+    expires_seconds: float = 0.0
+    """Until the registrar forgets us; 0 when it knows nothing of us."""
+    failures: int = 0
+    """Attempts to register in a row that failed."""
+    alive: bool | None = None
+    """Whether it answers our OPTIONS; None where nobody asks, or by another worker than the one that
+    asks."""
+    inbound: int = 0
+    """Live calls in the whole fleet."""
+    outbound: int = 0
 
 
 # --- what is answered ----------------------------------------------------------------------------
@@ -194,7 +243,23 @@ class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
     speaks: int = VERSION
 
 
-Reply = Status | Calls | Answer | Refused
+class LadderIs(_Message, frozen=True, kw_only=True, tag="ladder_is"):
+    """Answers AskLadder; `sip` is None when no worker that answered has such a call over SIP."""
+
+    id: Id
+    sip: SipFigures | None = None
+    missing: list[int] = []
+
+
+class TrunksAre(_Message, frozen=True, kw_only=True, tag="trunks_are"):
+    """Answers AskTrunks, sorted by name; `missing` are slots that did not answer in time."""
+
+    id: Id
+    trunks: list[TrunkLine]
+    missing: list[int] = []
+
+
+Reply = Status | Calls | Answer | LadderIs | TrunksAre | Refused
 """To an operator."""
 
 
@@ -221,7 +286,20 @@ class OrderLogLevel(_Message, frozen=True, kw_only=True, tag="order_log_level"):
     level: Level
 
 
-Order = OrderCalls | OrderHangUp | OrderLogLevel
+class OrderLadder(_Message, frozen=True, kw_only=True, tag="order_ladder"):
+    """Tell how this call goes, if it is yours. Answered by ReportLadder."""
+
+    id: Id
+    call: str
+
+
+class OrderTrunks(_Message, frozen=True, kw_only=True, tag="order_trunks"):
+    """Tell what you know of the trunks. Answered by ReportTrunks."""
+
+    id: Id
+
+
+Order = OrderCalls | OrderHangUp | OrderLogLevel | OrderLadder | OrderTrunks
 """To a worker."""
 
 
@@ -258,7 +336,23 @@ class ReportDone(_Message, frozen=True, kw_only=True, tag="report_done"):
     found: bool
 
 
-Report = Hello | Beat | ReportCalls | ReportDone
+class ReportLadder(_Message, frozen=True, kw_only=True, tag="report_ladder"):
+    """Answers OrderLadder; None for a call that is not here, or not over SIP."""
+
+    id: Id
+    seat: int
+    sip: SipFigures | None = None
+
+
+class ReportTrunks(_Message, frozen=True, kw_only=True, tag="report_trunks"):
+    """Answers OrderTrunks."""
+
+    id: Id
+    seat: int
+    trunks: list[TrunkLine]
+
+
+Report = Hello | Beat | ReportCalls | ReportDone | ReportLadder | ReportTrunks
 """From a worker."""
 
 
@@ -279,6 +373,9 @@ class CallEvent(_Message, frozen=True, kw_only=True, tag="call_event"):
     ended_by: str = ""
     seconds: float = 0.0
     turns: int = 0
+    direction: str = ""
+    """Of a call over SIP that ended, as `trunk`; see CallLine."""
+    trunk: str = ""
 
 
 ToOperator = Reply
@@ -340,6 +437,30 @@ def id_of(data: bytes) -> str:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return ""
     return found
+
+
+def merge_trunks(lines: Iterable[TrunkLine]) -> list[TrunkLine]:
+    """What several workers know, as one line per trunk, sorted by name.
+
+    Its tender's word counts for what only the tender knows. While a trunk goes from one worker to
+    another two may claim it: then the better news is the newer.
+    """
+    found: dict[str, TrunkLine] = {}
+    for line in lines:
+        known = found.get(line.name)
+        found[line.name] = line if known is None else _merged(known, line)
+    return [found[name] for name in sorted(found)]
+
+
+def _merged(one: TrunkLine, other: TrunkLine) -> TrunkLine:
+    tender = max(one, other, key=lambda line: (bool(line.registration), line.expires_seconds))
+    known = [line.alive for line in (one, other) if line.alive is not None]
+    return msgspec.structs.replace(
+        tender,
+        alive=any(known) if known else None,
+        inbound=max(one.inbound, other.inbound),
+        outbound=max(one.outbound, other.outbound),
+    )
 
 
 def _refusal(data: bytes, error: Exception) -> ControlError:

@@ -151,6 +151,18 @@ class Failure(SystemFrame, frozen=True, gc=False):
     reason: str
 
 
+class Hold(SystemFrame, frozen=True, gc=False):
+    """The far end put the call on hold, or took it back: while it is held nobody hears the agent."""
+
+    held: bool
+
+
+class TransferFailed(SystemFrame, frozen=True, gc=False):
+    """The far end did not take the call over that it was asked to."""
+
+    reason: str
+
+
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -219,6 +231,12 @@ class Expect(ControlFrame, frozen=True, gc=False):
     grammar: str
     hints: str
     language: str
+
+
+class Transfer(ControlFrame, frozen=True, gc=False):
+    """Hand the caller over to `target` once everything said so far has been heard."""
+
+    target: str
 
 
 class End(ControlFrame, frozen=True, gc=False):

@@ -20,6 +20,10 @@ class MediaPort(Protocol):
     def has_marks(self) -> bool:
         """Whether the far end tells us when its playout has passed a mark."""
 
+    @property
+    def lead_ms(self) -> int:
+        """How far ahead of being heard audio is of use, at most; 0 leaves it to playout.lead_ms."""
+
     def send_audio(self, pcm: bytes) -> None:
         """One frame of PTIME_MS, s16le mono at the call's rate."""
 
@@ -31,6 +35,12 @@ class MediaPort(Protocol):
 
     def send_digits(self, digits: str) -> None:
         """Press keys towards the far end."""
+
+    def transfer(self, target: str) -> bool:
+        """Ask the far end to take the call to `target`; false where it cannot be asked.
+
+        What comes of it is the call's end, or a TransferFailed.
+        """
 
 
 def frame_bytes(rate_hz: int) -> int:

@@ -49,6 +49,12 @@ PAUSE_BOUNDS = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 """Seconds a garbage collection may take."""
 ANSWER_BOUNDS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Seconds from the caller's last word to the agent's first sound."""
+MOS_BOUNDS = (1.0, 2.0, 2.5, 3.0, 3.3, 3.6, 3.8, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5)
+"""Opinion scores: below 3.6 many are dissatisfied (ITU-T G.107 annex B); nothing lost is 4.41."""
+JITTER_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2)
+"""Seconds by which packets come unevenly (RFC 3550 A.8); a frame is 0.02."""
+PICK_UP_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Seconds from an INVITE to our final answer; the caller's telephone repeats itself at 0.5."""
 CALL_BOUNDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Seconds a call lasts."""
 
@@ -78,14 +84,22 @@ def _gauge(name: str, unit: str, help_: str, label: str = "", values: Iterable[s
     return Family(name, Kind.GAUGE, unit, help_, label, tuple(values))
 
 
-def _histogram(name: str, help_: str, bounds: tuple[float, ...]) -> Family:
-    return Family(name, Kind.HISTOGRAM, "seconds", help_, bounds=bounds)
+def _histogram(name: str, help_: str, bounds: tuple[float, ...], unit: str = "seconds") -> Family:
+    return Family(name, Kind.HISTOGRAM, unit, help_, bounds=bounds)
 
 
 REFUSALS = ("full", "draining", "overloaded", "not_allowed", "not_understood")
 """Why a connection did not become a call."""
 HAND_OVERS = ("given", "taken", "failed")
 GENERATIONS = ("young", "full")
+SIP_TRANSPORTS = ("udp", "tcp", "tls", "ws")
+"""Of a SIP message; a secure WebSocket is one as well."""
+SIP_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "6xx")
+SIP_DIRECTIONS = ("inbound", "outbound")
+"""Whose call it was."""
+REGISTRATIONS = ("wanted", "bound")
+DTMF_KINDS = ("rtp", "info", "inband")
+"""How a key came: RFC 4733, SIP INFO, or as tones."""
 
 FAMILIES: tuple[Family, ...] = (
     _gauge("calls_live", "", "Calls that are up."),
@@ -118,6 +132,29 @@ FAMILIES: tuple[Family, ...] = (
     _counter("records_lost", "Recordings, transcripts and records that could not be written."),
     _counter("events_dropped", "Metrics and events that nobody read in time."),
     _counter("helpers_lost", "Speech processes that went away and were replaced."),
+    _counter("sip_received", "SIP messages that came.", "transport", SIP_TRANSPORTS),
+    _counter("sip_sent", "SIP messages sent.", "transport", SIP_TRANSPORTS),
+    _counter("sip_garbage", "What came to a SIP port and was none, or nobody's."),
+    _counter("sip_screened", "SIP messages turned away before any work: floods, scanners."),
+    _counter("sip_answers", "SIP responses sent, by class.", "class", SIP_CLASSES),
+    _counter("sip_calls", "Calls over SIP, by whose they were.", "direction", SIP_DIRECTIONS),
+    _counter("sip_failed_outbound", "Calls of ours over SIP that were not answered."),
+    _gauge("sip_registrations", "", "Registrations of trunks.", "state", REGISTRATIONS),
+    _gauge("trunks_dead", "", "Trunks that do not answer our OPTIONS."),
+    _histogram("answer_delay_seconds", "From an INVITE to our final answer to it.", PICK_UP_BOUNDS),
+    _counter("rtp_packets", "RTP packets of calls that ended.", "direction", ("in", "out")),
+    _counter("rtp_lost", "RTP packets that never came."),
+    _counter("rtp_late", "RTP packets that came too late to be heard."),
+    Family(
+        "rtp_concealed_seconds", Kind.COUNTER, "seconds", "Audio made up in place of what was lost."
+    ),
+    _counter("rtp_foreign", "RTP packets from elsewhere than the call's far end."),
+    _counter("rtp_bad", "Datagrams at an RTP port that were none of the call's."),
+    _histogram("call_mos", "Estimated opinion score of what we heard.", MOS_BOUNDS, ""),
+    _histogram("call_jitter_seconds", "How unevenly a call's packets came.", JITTER_BOUNDS),
+    _counter("dtmf", "Keys that callers pressed, by how they came.", "kind", DTMF_KINDS),
+    _counter("pacer_late_ticks", "20 ms ticks of RTP streams that came late or never."),
+    _counter("calls_adopted", "Calls over SIP taken up after their worker had died."),
     Family("cpu_seconds", Kind.COUNTER, "seconds", "CPU time the worker has used."),
     _gauge("memory_bytes", "bytes", "Memory of the worker.", "part", ("rss", "own")),
     _gauge("descriptors", "", "File descriptors the worker has open."),

@@ -119,6 +119,8 @@ class Calls:
     """What that line gets to be heard."""
     end_seconds: Seconds = 5.0
     """The deadline for a call's teardown."""
+    ring_seconds: Annotated[float, Between(5, 600)] = 60.0
+    """How long a call of ours may ring before it is given up."""
     resume_seconds: Annotated[float, Between(0, 3600)] = 20.0
     """How long a call whose worker died waits for its carrier to come back; 0 closes it at once."""
     lag_limit_ms: Annotated[int, Between(5, 10_000)] = 60
@@ -227,12 +229,30 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Sip:
-    """[sip]: the shared SIP port."""
+    """[sip]: the shared SIP ports, and the trunks."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: Annotated[int, Between(0, 65_535)] = 0
-    """UDP port, shared by all workers; 0 opens none."""
+    """IPv4 address to listen on; empty is none."""
+    host6: str = ""
+    """IPv6 address to listen on; empty is none."""
+    port: Annotated[int, Between(0, 65_535)] = 5060
+    """UDP and TCP port, shared by all workers; 0 opens none."""
+    tls_port: Annotated[int, Between(0, 65_535)] = 0
+    """TCP port of SIP over TLS, shared by all workers; 0 opens none."""
+    certificate: str = ""
+    """PEM file of our certificate and those between it and its authority; may be relative."""
+    certificate_key: str = ""
+    """PEM file of its private key; may be relative."""
+    client_ca: str = ""
+    """PEM file of the authorities that callers over TLS must have a certificate of; empty asks none."""
+    trusted_ca: str = ""
+    """PEM file of the authorities we believe when we connect; empty is the system's."""
+    public_host: str = ""
+    """What we call ourselves in Via, Contact and SDP over IPv4; empty is the socket's own address."""
+    public_host6: str = ""
+    """The same over IPv6."""
+    trunks: str = "trunks.d"
+    """Where the trunk files are, relative to the configuration file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +263,8 @@ class Rtp:
     """The first port."""
     high: Annotated[int, Between(1024, 65_535)] = 20_000
     """The last port."""
+    dscp: Annotated[int, Between(0, 63)] = 46
+    """The class that media packets are marked with (RFC 2474)."""
 
 
 @dataclass(frozen=True, slots=True)

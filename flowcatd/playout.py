@@ -13,6 +13,8 @@ What has been heard is, in order of trust:
 3. a mark that has not come back although its time has: nothing from it on has been heard yet, for
    at most MARK_GRACE_MS; then the mark is taken for lost and time decides again.
 
+On hold nothing is sent and hearing stands still; afterwards what was not heard lies later.
+
 Lines (what the agent says) lie on the same axis. A line cut off inside is cut at the last word that
 had ended, with words weighted by their letters, since a synthesiser reads at an even pace.
 """
@@ -68,6 +70,7 @@ class PlayoutClock:
         self._marks: dict[str, int] = {}
         self._played_ms = 0
         self._serial = 0
+        self._held_at: int | None = None
         self._lines: list[
             Line
         ] = []  # few; an empty deque takes 760 bytes, and calls are idle mostly
@@ -89,8 +92,8 @@ class PlayoutClock:
     # --- sending ---------------------------------------------------------------------------------
 
     def may_send(self, now: float) -> bool:
-        """Whether one more frame stays within the lead."""
-        return self.end_ms - self.media_ms(now) < self._lead_ms
+        """Whether one more frame stays within the lead; never on hold."""
+        return self._held_at is None and self.end_ms - self.media_ms(now) < self._lead_ms
 
     def send_at(self) -> float:
         """When the next frame may go, if the lead is used up."""
@@ -139,7 +142,8 @@ class PlayoutClock:
 
     def heard_ms(self, now: float) -> int:
         """Up to where the far end has played."""
-        reached = self.media_ms(now) - self.lag_ms
+        reached = self.media_ms(now) if self._held_at is None else self._held_at
+        reached -= self.lag_ms
         heard = min(self.end_ms, reached)
         for position in self._marks.values():
             if position <= heard and reached - position < MARK_GRACE_MS:
@@ -167,6 +171,33 @@ class PlayoutClock:
         end_ms = self._lines[0].end_ms
         awaiting = any(position == end_ms for position in self._marks.values())
         return self.at(end_ms + self.lag_ms + (MARK_GRACE_MS if awaiting else 0))
+
+    def hold(self, now: float) -> None:
+        """The far end plays nothing from here on: hearing stands still."""
+        if self._held_at is None:
+            self._held_at = self.media_ms(now)
+
+    def resume(self, now: float) -> None:
+        """It plays again: what was not heard before the hold comes later by as much as it lasted."""
+        if self._held_at is None:
+            return
+        heard, pause = self.heard_ms(now), self.media_ms(now) - self._held_at
+        self._held_at = None
+        if self.end_ms > heard:
+            self.end_ms += pause
+        self._marks = {
+            name: position + pause * (position > heard) for name, position in self._marks.items()
+        }
+        for line in self._lines:
+            if line.start_ms is not None and line.start_ms > heard:
+                line.start_ms += pause
+            if line.end_ms is not None and line.end_ms > heard:
+                line.end_ms += pause
+
+    @property
+    def is_held(self) -> bool:
+        """Whether hearing stands still."""
+        return self._held_at is not None
 
     @property
     def quiet(self) -> bool:

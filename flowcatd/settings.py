@@ -30,6 +30,9 @@ _SECTION = re.compile(r"\s*\[\s*\"?([\w.-]+)\"?\s*\]")
 _KEY = re.compile(r"\s*\"?([\w.-]+)\"?\s*=")
 _REFERENCE = re.compile(r"(env:[A-Za-z_]\w*|file:/.+|cred:[\w.-]+)?")
 _TCP = re.compile(r"tcp://(\*|[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
+_HOST = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
 _OVERRIDE = "--set"
 
 _KINDS: dict[type, str] = {
@@ -122,12 +125,75 @@ def _enough_ports(options: Options) -> str:
     return f"leaves {max(pairs, 0)} port pairs for workers.most {options.workers.most}"
 
 
+def _is_address(setting: str, version: int, hint: str) -> Callable[[Options], str]:
+    """An address of the one family; of IPv4 also a name, whose IPv4 address is meant."""
+
+    def rule(options: Options) -> str:
+        value = getattr(options.sip, setting)
+        try:
+            fits = not value or ipaddress.ip_address(value).version == version
+        except ValueError:
+            fits = version == 4 and bool(_HOST.fullmatch(value))
+        return "" if fits else hint
+
+    return rule
+
+
+def _is_public(setting: str, version: int) -> Callable[[Options], str]:
+    """What others reach us by: an address of the family, or a name."""
+
+    def rule(options: Options) -> str:
+        value = getattr(options.sip, setting)
+        try:
+            address = ipaddress.ip_address(value) if value else None
+        except ValueError:
+            return "" if _HOST.fullmatch(value) else "must be an address or a host name"
+        if address is not None and address.version != version:
+            return f"must be an IPv{version} address or a host name"
+        is_nobody = address is not None and address.is_unspecified
+        return "is where nobody can be reached; name the address others use" if is_nobody else ""
+
+    return rule
+
+
+def _needs_file(setting: str) -> Callable[[Options], str]:
+    def rule(options: Options) -> str:
+        sip = options.sip
+        if getattr(sip, setting):
+            return ""
+        if sip.tls_port:
+            return "is needed because sip.tls_port is open"
+        other = {"certificate": sip.certificate_key, "certificate_key": sip.certificate}[setting]
+        return "is needed beside the other of the two" if other else ""
+
+    return rule
+
+
+def _other_port(options: Options) -> str:
+    sip = options.sip
+    return "is the same as sip.port" if sip.tls_port and sip.tls_port == sip.port else ""
+
+
+def _has_sip_host(options: Options) -> str:
+    sip = options.sip
+    missing = (sip.port or sip.tls_port) and not (sip.host or sip.host6)
+    return "is empty, and so is sip.host6: to listen nowhere, set the ports to 0" if missing else ""
+
+
 _RULES: tuple[tuple[str, Callable[[Options], str]], ...] = (
     ("server.token", _needs_token),
     ("workers.most", _enough_workers),
     ("control.tcp", _is_tcp("tcp")),
     ("control.metrics_tcp", _is_tcp("metrics_tcp")),
     ("control.curve_secret", _needs_curve),
+    ("sip.host", _is_address("host", 4, "must be an IPv4 address; IPv6 has sip.host6")),
+    ("sip.host", _has_sip_host),
+    ("sip.host6", _is_address("host6", 6, "must be an IPv6 address, without brackets")),
+    ("sip.tls_port", _other_port),
+    ("sip.certificate", _needs_file("certificate")),
+    ("sip.certificate_key", _needs_file("certificate_key")),
+    ("sip.public_host", _is_public("public_host", 4)),
+    ("sip.public_host6", _is_public("public_host6", 6)),
     ("rtp.high", _enough_ports),
 )
 """Rules that join two settings: the key to name, and what is wrong with it (or nothing)."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import msgspec
 
 from flowcatd.control import CONTROL_SOCKET
+from flowcatd.options import Sip
 from workers.plan import MEDIA_PATH
 
 DEFAULT_PORT = 6210
@@ -47,6 +48,10 @@ class Reached:
     """host:port of /metrics, or empty."""
     control: str = ""
     """The endpoint of `flowcatd status` and its like."""
+    sip: str = ""
+    """Where SIP is taken, as a URI without a user, or empty."""
+    has_softphones: bool = False
+    """Whether a softphone on this machine may call, as anybody."""
 
 
 def url_of(reached: Reached) -> str:
@@ -55,6 +60,16 @@ def url_of(reached: Reached) -> str:
         return reached.public_url.rstrip("/")
     host = _WILDCARDS.get(reached.host, reached.host)
     return f"ws://[{host}]:{reached.port}" if ":" in host else f"ws://{host}:{reached.port}"
+
+
+def sip_uri(sip: Sip) -> str:
+    """`sip:host:port` of the first port there is, or an empty string."""
+    if not (sip.port or sip.tls_port):
+        return ""
+    host = sip.public_host or sip.host or sip.public_host6 or sip.host6
+    host = _WILDCARDS.get(host, host)
+    host = f"[{host}]" if ":" in host else host
+    return f"sip:{host}:{sip.port}" if sip.port else f"sip:{host}:{sip.tls_port};transport=tls"
 
 
 def media_urls(reached: Reached) -> dict[str, str]:
@@ -74,6 +89,11 @@ def render_text(reached: Reached, *, coloured: bool) -> str:
     rows = [("media", url) for url in names]
     rows += [
         ("call it", _how_to_call(reached)),
+        *(
+            [("call it", f"a softphone   {_anyone(reached)}")]
+            if reached.sip and reached.has_softphones
+            else []
+        ),
         ("agent", reached.agent),
         ("records", reached.records or "none are kept"),
         *([("metrics", f"http://{reached.metrics}/metrics")] if reached.metrics else []),
@@ -88,6 +108,10 @@ def render_text(reached: Reached, *, coloured: bool) -> str:
         lines.append(f"  {dim}{shown:<9}{plain}{value}")
         last = name
     return "\n".join([head, *lines]) + "\n"
+
+
+def _anyone(reached: Reached) -> str:
+    return reached.sip.replace("sip:", "sip:anyone@", 1)
 
 
 def _how_to_call(reached: Reached) -> str:

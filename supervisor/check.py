@@ -1,7 +1,7 @@
 """`flowcatd check`: everything that can be found wrong before a daemon runs, in one go.
 
-The settings, every agent file, the default agent's name, every provider row of the operator, and the
-references to secrets. All problems are printed, each as `file:line: key: sentence`; then the exit
+The settings, every agent file, the default agent's name, every provider row of the operator, the trunks,
+and the references to secrets. All problems are printed, each as `file:line: key: sentence`; then the exit
 code is 1. `serve` looks at the same before it forks, so a mistake costs one clear line and not a
 crash loop. Nothing is connected to and no engine is started.
 """
@@ -24,9 +24,19 @@ from flowcatd.options import Secret
 from flowcatd.providers.catalogue import Catalogue
 from flowcatd.providers.row import load_rows
 from flowcatd.settings import check_options
-from supervisor.config import Config, add_config_arguments, open_config, read_config, read_text
+from flowcatd.sip.trunk_file import check_trunk
+from supervisor.check_sip import check_sip, remark_on_sip
+from supervisor.config import (
+    Config,
+    add_config_arguments,
+    open_config,
+    read_config,
+    read_text,
+    with_trunks,
+)
 
 _NOT_WORDS = re.compile(r"public|<[^>]*>|/[^/]*/|\{[^}]*\}")
+_TRUNK = re.compile(r"^\s*\[\s*trunk\s*\]", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d_](?:[\w'-]*\w)?")
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -41,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="the problems as one line of JSON")
     parser.add_argument(
-        "paths", nargs="*", type=Path, help="only these agent (*.yaml) and provider (*.toml) files"
+        "paths",
+        nargs="*",
+        type=Path,
+        help="only these agent (*.yaml), provider and trunk (*.toml) files",
     )
 
 
@@ -72,6 +85,7 @@ def check_files(config: Config) -> list[ConfigError]:
     for path in _files(config.providers_directory, ".toml"):
         problems += check_path(path)
     problems += _check_default_agent(config)
+    problems += check_sip(config, _known_agents(config))
     if not problems:
         problems += _check_speech(config)
     problems += _caught(lambda: _check_secret(config.options.server.token))
@@ -80,12 +94,14 @@ def check_files(config: Config) -> list[ConfigError]:
 
 
 def check_path(path: Path) -> list[ConfigError]:
-    """What is wrong with one agent or provider file, told apart by its ending."""
+    """What is wrong with one agent, provider or trunk file; only a trunk has a [trunk]."""
     if path.suffix in {".yaml", ".yml"}:
         return _caught(lambda: check_dialog(read_text(path), str(path)))
     if path.suffix == ".toml":
-        return _caught(lambda: _check_rows(read_text(path), str(path)))
-    return [ConfigError(str(path), "is neither an agent (*.yaml) nor provider rows (*.toml)")]
+        return _caught(lambda: _check_toml(read_text(path), str(path)))
+    return [
+        ConfigError(str(path), "is neither an agent (*.yaml) nor provider rows or a trunk (*.toml)")
+    ]
 
 
 def print_problems(problems: Sequence[ConfigError]) -> None:
@@ -127,14 +143,15 @@ def _remarks(args: argparse.Namespace) -> list[str]:
 
 
 def _remark_on_ports(args: argparse.Namespace) -> list[str]:
-    """Whether outgoing connections may take the ports of media."""
+    """Whether outgoing connections may take the ports of media and SIP, and what else ports want."""
     from workers.ports import ephemeral_overlap  # noqa: PLC0415
 
     if args.paths or not EPHEMERAL.is_file():
         return []
-    rtp = open_config(args.config, args.overrides).options.rtp
-    said = ephemeral_overlap(rtp.low, rtp.high, EPHEMERAL.read_text(encoding="ascii"))
-    return [f"rtp.low, rtp.high: {said}"] if said else []
+    config = with_trunks(open_config(args.config, args.overrides))
+    rtp, local_ports = config.options.rtp, EPHEMERAL.read_text(encoding="ascii")
+    said = ephemeral_overlap(rtp.low, rtp.high, local_ports)
+    return [*([f"rtp.low, rtp.high: {said}"] if said else []), *remark_on_sip(config, local_ports)]
 
 
 def words_heard_by(dialog: Dialog) -> set[str]:
@@ -162,16 +179,21 @@ def _check_control(config: Config) -> list[ConfigError]:
 
 
 def _check_default_agent(config: Config) -> list[ConfigError]:
-    name = config.options.agents.default
-    paths = _files(config.agents_directory, ".yaml", ".yml")
-    known = [*BUILT_IN_AGENTS, *(path.stem for path in paths)]
+    name, known = config.options.agents.default, _known_agents(config)
     if name in known:
         return []
     problem = f"'{name}' has no file in {config.agents_directory}{nearest(name, known)}"
     return [ConfigError(config.where, problem, key="agents.default")]
 
 
-def _check_rows(text: str, where: str) -> list[ConfigError]:
+def _known_agents(config: Config) -> list[str]:
+    paths = _files(config.agents_directory, ".yaml", ".yml")
+    return [*BUILT_IN_AGENTS, *(path.stem for path in paths)]
+
+
+def _check_toml(text: str, where: str) -> list[ConfigError]:
+    if _TRUNK.search(text):
+        return check_trunk(text, where)
     load_rows(text, where)
     return []
 

@@ -20,6 +20,8 @@ COMMANDS = {
     "check": ("supervisor.check", "say whether configuration, agents and providers are good"),
     "status": ("supervisor.operate", "say how the daemon is, and what is wrong with it"),
     "calls": ("supervisor.operate", "list the calls that are up"),
+    "trunks": ("supervisor.operate", "show the SIP trunks, and what is wrong with them"),
+    "ladder": ("supervisor.ladder", "show what went to and fro in one call over SIP"),
     "top": ("supervisor.top", "watch the daemon: workers, calls, lag, memory"),
     "hangup": ("supervisor.operate", "end one call"),
     "drain": ("supervisor.operate", "take no new calls, let the live ones finish, then end"),

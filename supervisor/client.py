@@ -37,10 +37,12 @@ from flowcatd.control import (
     Ask,
     AskStatus,
     Calls,
+    LadderIs,
     Reader,
     Refused,
     Reply,
     Status,
+    TrunksAre,
     encode,
 )
 from flowcatd.environment import runtime_directories
@@ -58,6 +60,9 @@ _GRACE = 1.0
 _HINT = "is it running? with another configuration or port give --config/--set or --connect"
 _KEYS_HINT = "--server-key is the daemon's public key, --client-key one whose public key it knows"
 _REPLIES = Reader(Reply)
+
+Told = Status | Calls | Answer | LadderIs | TrunksAre
+"""What a daemon replies to a question that it understood."""
 
 
 # --- where the daemon is -------------------------------------------------------------------------
@@ -299,12 +304,12 @@ class Operator:
         except zmq.Again as error:
             raise LinkTimeout(f"flowcatd at {self.where.endpoint} takes no messages") from error
 
-    def ask(self, question: Ask) -> Status | Calls | Answer:
+    def ask(self, question: Ask) -> Told:
         """The first reply; raises LinkTimeout, or ControlError when it was not understood."""
         self.send(question)
         return self.first(question.id)
 
-    def first(self, *ids: str) -> Status | Calls | Answer:
+    def first(self, *ids: str) -> Told:
         """The next reply to any of these questions, within the timeout."""
         deadline = time.monotonic() + self._timeout
         while (reply := self._next(deadline)) is not None:
@@ -375,7 +380,7 @@ class Operator:
             return "the socket is not ours to use: be its user, or root"
         return _HINT
 
-    def _next(self, deadline: float, *, until_lost: bool = False) -> Status | Calls | Answer | None:
+    def _next(self, deadline: float, *, until_lost: bool = False) -> Told | None:
         """The next message, or None when the time is up (or, if asked for, the connection)."""
         while True:
             self._note_loss()
@@ -417,7 +422,7 @@ def decode_reply(data: bytes) -> Reply:
                 error.code, f"flowcatd's answer is not understood: {error}"
             ) from error
         raise _other_version(_spoken(data)) from error
-    assert isinstance(reply, Status | Calls | Answer | Refused)
+    assert isinstance(reply, Told | Refused)
     return reply
 
 

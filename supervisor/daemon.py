@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flowcatd import __version__
 from flowcatd.control import (
@@ -33,7 +32,7 @@ from supervisor import systemd
 from supervisor.config import Config
 from supervisor.exchange import Exchange
 from supervisor.fleet import Fleet
-from supervisor.forking import Forking, Prepare, Work
+from supervisor.forking import Forking
 from supervisor.holdings import Holdings
 from supervisor.orders import (
     Action,
@@ -48,6 +47,7 @@ from supervisor.orders import (
     Lost,
     OpenDoor,
     Progress,
+    ReadTrunks,
     Ready,
     Reload,
     Reloaded,
@@ -59,12 +59,11 @@ from supervisor.orders import (
     Stopped,
 )
 from supervisor.process import Readable, Told, now
-from supervisor.reload import fixed
+from supervisor.program import Program
+from supervisor.reload import fixed, only_trunks, render_difference
 from supervisor.telling import Said, describe, report, serving
 from supervisor.upgrade import ASKING_SECONDS, Asking, Handed, become
-
-ReadAgain = Callable[[Config], Config]
-"""Reads and checks the configuration anew; raises ConfigError."""
+from supervisor.wish import SIGNALS, Wish
 
 PULSE_SECONDS = 1.0
 """How often the supervisor looks around without being told."""
@@ -73,35 +72,6 @@ DOOR_CLOSE_SECONDS = 4.0
 AWAY_SECONDS = 0.5
 """From this pause on, callers are not left waiting for a slot's next worker."""
 log = get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """How this program was started, and what a worker does."""
-
-    work: Work
-    """A worker's life in its child."""
-    prepare: Prepare
-    read_again: ReadAgain
-    words: tuple[str, ...]
-    """The arguments after `serve`, for the next program image."""
-    begun: float
-    """When the start began, as `now` tells."""
-    say_ready: Callable[[Config, int, float], None]
-    """Tell whoever started us, given the workers' number and the seconds it took."""
-    on_terminal: bool = field(default_factory=lambda: os.isatty(0))
-    """Asked at the start: a terminal that was closed is none."""
-
-
-@dataclass(slots=True)
-class _Wish:
-    """A reload, resize or upgrade under way."""
-
-    ask: str
-    """The operator's id; empty when it came by a signal."""
-    is_upgrade: bool = False
-    then_count: int = 0
-    """How many workers the new settings want, where they want another number; else 0."""
 
 
 @dataclass(slots=True)
@@ -132,7 +102,7 @@ class Daemon:
         self._exchange = exchange
         self._forking = Forking(holdings, program.work, program.prepare)
         self._systemd = notify_socket()
-        self._wish: _Wish | None = None
+        self._wish: Wish | None = None
         self._asking: tuple[Asking, str] | None = None
         self._successor: str | None = None
         """The operator's id, once the installed program has said that it would start."""
@@ -219,7 +189,7 @@ class Daemon:
             self._fleet.receive(news, now())
 
     def _told(self, number: signal.Signals) -> None:
-        wish = _SIGNALS.get(number)
+        wish = SIGNALS.get(number)
         if number is signal.SIGHUP and self._program.on_terminal:
             wish = Asked.STOP
         name = wish.name.lower() if isinstance(wish, Asked) else (wish or "nothing")
@@ -277,9 +247,11 @@ class Daemon:
         except ConfigError as error:
             self._refuse(ask, str(error))
             return
+        if not is_upgrade and self._read_trunks(ask, config):
+            return
         count = self._count(config)
         then_count = count if count != (before or self._count(self._config)) else 0
-        if problem := self._begin(_Wish(ask, is_upgrade, then_count)):
+        if problem := self._begin(Wish(ask, is_upgrade, then_count)):
             self._refuse(ask, problem)
             return
         self._newest += 1
@@ -288,17 +260,41 @@ class Daemon:
         self._answer(ask, f"the configuration is good: {config.where}", done=False)
         self._fleet.receive(Reload(self._newest, config.options), now())
 
+    def _read_trunks(self, ask: str, config: Config) -> bool:
+        """Whether trunks are all that was changed; then every worker goes on, with the new ones.
+
+        Not where an aborted reload left workers of several configurations: they shall be of one again.
+        """
+        generation, difference = self._fleet.generation, only_trunks(self._config, config)
+        if difference is None or self._fleet.generations != {generation}:
+            return False
+        if problem := self._begin(Wish(ask)):
+            self._refuse(ask, problem)
+            return True
+        systemd.reloading(self._systemd, now())
+        old = self._configs[generation]
+        self._configs[generation] = replace(
+            old, trunks=config.trunks, fingerprint=config.fingerprint
+        )
+        self._forking.enlist(config.trunks)  # before anybody counts them
+        self._fleet.receive(ReadTrunks(), now())
+        text = self._last_reload = render_difference(difference)
+        log.info("trunks.changed", trunks=len(config.trunks), what=text)
+        self._over(text, ok=True)
+        systemd.ready(self._systemd, serving(self._fleet.wanted), pid=os.getpid())
+        return True
+
     def _scale(self, ask: str, count: int) -> None:
         most = self._config.options.workers.most
         if count > most:
             self._answer(ask, f"at most {most} workers (workers.most)", ok=False)
-        elif problem := self._begin(_Wish(ask)):
+        elif problem := self._begin(Wish(ask)):
             self._answer(ask, problem, ok=False)
         else:
             self._fleet.receive(Resize(count), now())
 
     def _upgrade(self, ask: str) -> None:
-        if problem := self._begin(_Wish(ask, is_upgrade=True)):
+        if problem := self._begin(Wish(ask, is_upgrade=True)):
             self._refuse(ask, problem)
             return
         try:
@@ -310,7 +306,7 @@ class Daemon:
         self._asking = (asking, ask)
         self._answer(ask, "asking the installed flowcatd whether it would start", done=False)
 
-    def _begin(self, wish: _Wish) -> str:
+    def _begin(self, wish: Wish) -> str:
         """Start something that takes a while; what is in its way, or nothing."""
         if self._ending:
             return "the daemon is ending"
@@ -486,12 +482,3 @@ class Daemon:
 
     def _count(self, config: Config) -> int:
         return config.options.workers.count or len(self._forking.cpus)
-
-
-_SIGNALS: dict[int, Asked | str] = {
-    signal.SIGINT: Asked.STOP,
-    signal.SIGTERM: Asked.DRAIN,
-    signal.SIGHUP: "reload",
-    signal.SIGUSR2: "upgrade",
-}
-"""What a signal wishes; SIGHUP on a terminal means that its window was closed."""

@@ -73,6 +73,7 @@ class MemoryPort:
     """A far end that keeps what it is sent; a MediaPort."""
 
     has_marks = False
+    lead_ms = 0
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -91,6 +92,10 @@ class MemoryPort:
 
     def send_digits(self, digits: str) -> None:
         """Nobody listens."""
+
+    def transfer(self, _target: str) -> bool:
+        """There is nobody else."""
+        return False
 
 
 class VirtualScope:

@@ -25,6 +25,8 @@ from flowcatd.errors import LinkRefused
 
 BACKLOG = 4096
 """Connections the kernel may hold for us while a storm of calls arrives."""
+RECEIVE_BYTES = 4 * 1024 * 1024
+"""Asked for a slot's UDP socket: a storm of thousands of SIP requests may wait while a worker is late."""
 
 # linux/socket numbers that the socket module does not name (asm-generic/socket.h).
 _ATTACH_REUSEPORT_CBPF = 51
@@ -37,10 +39,16 @@ _RANDOM = 0xFFFFF000 + 56
 class Doors:
     """The sockets of one port."""
 
-    def __init__(self, host: str, port: int, kind: socket.SocketKind) -> None:
-        """`kind` is SOCK_STREAM or SOCK_DGRAM; `port` has been reserved for us."""
+    def __init__(
+        self, host: str, port: int, kind: socket.SocketKind, traffic_class: int = 0
+    ) -> None:
+        """`kind` is SOCK_STREAM or SOCK_DGRAM; `port` has been reserved for us.
+
+        `traffic_class` is the octet that marks what we send (RFC 2474).
+        """
         self._address = (host, port)
         self._kind = kind
+        self._class = traffic_class
         self._open: dict[int, socket.socket] = {}
         self._order: list[int] = []
         """Slots, in the order of the kernel's group."""
@@ -101,6 +109,12 @@ class Doors:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._class)
+            else:
+                made.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._class)
+            if self._kind == socket.SOCK_DGRAM:
+                # The kernel gives what net.core.rmem_max allows, and says nothing (socket(7)).
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             made.bind((host, port))
             if self._kind == socket.SOCK_STREAM:
                 made.listen(BACKLOG)

@@ -21,7 +21,8 @@ stays so, also when it is forked again; all else stays, and is forked, as it was
 *A resize* adds slots at the end, or closes the doors of the last ones and lets their lives leave. It is
 over when all else retires, and all that is wanted serves or one slot failed three times to.
 
-Only one of the two is done at a time, and neither while the daemon ends.
+Only one of the two is done at a time, and neither while the daemon ends. New trunks alone replace nobody:
+who has calls, or takes them, is told to read them again, and the fleet stays as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ from typing import Self
 
 from flowcatd.errors import LocalError
 from flowcatd.options import Options
-from supervisor.lives import FILLING, TABLE, Life, LifeLine, Reach, State, Turn
+from supervisor.lives import (
+    FILLING,
+    LISTENING,
+    TABLE,
+    Life,
+    LifeLine,
+    Reach,
+    State,
+    Turn,
+    read_trunks,
+)
 from supervisor.orders import (
     Action,
     Asked,
@@ -48,6 +59,7 @@ from supervisor.orders import (
     Lost,
     OpenDoor,
     Progress,
+    ReadTrunks,
     Ready,
     Reload,
     Reloaded,
@@ -160,6 +172,8 @@ class Fleet:
                 self._reload(event)
             case Resize(slots):
                 self._resize(slots, now)
+            case ReadTrunks():
+                self._read_trunks()
             case _:
                 self._end(Turn.STOP if event is Asked.STOP else Turn.DRAIN, now)
         self._settle(now)
@@ -232,6 +246,14 @@ class Fleet:
         self._job_is_over(_ENDING)
         for life in self._lives:
             self._turn(life, turn, now)
+
+    def _read_trunks(self) -> None:
+        """Before it serves a process may not listen yet, and one that ends has no use for trunks."""
+        for life in self._lives:
+            if life.state in LISTENING:
+                self._actions.append(read_trunks(life))
+            elif life.state is State.STARTING:
+                life.is_behind = True
 
     def _of(self, pid: int) -> Life | None:
         return next((life for life in self._lives if life.pid == pid), None)

@@ -54,6 +54,11 @@ class Forking:
         seats.free(seat)
         return _failed(slot, why)
 
+    def enlist(self, trunks: Collection[str]) -> None:
+        """These trunks' calls are counted from now on, by all workers together."""
+        if uncounted := self._holdings.seats.trunk_counts.enlist(trunks):
+            log.warning("trunks.uncounted", trunks=len(uncounted))
+
     def keep(self, generations: Collection[int]) -> None:
         """Nobody will be forked of any other."""
         self._agents = {each: self._agents[each] for each in self._agents if each in generations}
@@ -61,6 +66,7 @@ class Forking:
     def _fork(self, config: Config, slot: int, seat: int, generation: int) -> Forked | ForkFailed:
         doors = self._holdings.open_doors(slot)
         agents = self._agents_of(config, generation)
+        seats = self._holdings.seats
         cpu = self.cpus[slot % len(self.cpus)] if config.options.workers.pin_cpus else None
 
         def live(ready_fd: int, alive_fd: int) -> int:
@@ -69,30 +75,33 @@ class Forking:
                     slot=slot,
                     seat=seat,
                     generation=generation,
-                    load=self._holdings.seats.table,
+                    load=seats.table,
                     cpu=cpu,
                     options=config.options,
                     port=self._holdings.port,
                     door_fd=doors[0],
-                    sip_fd=doors[1],
+                    sip_doors=doors[1],
                     ready_fd=ready_fd,
                     alive_fd=alive_fd,
                     agents=agents,
                     runtime_directory=self._holdings.runtime,
                     records_directory=records_directory(config.options.records.directory),
                     providers_directory=config.providers_directory,
+                    trunk_counts=seats.trunk_counts,
+                    trunks=config.trunks,
+                    trunks_directory=config.trunks_directory,
+                    config_directory=config.directory,
                 )
             )
 
-        keep = {doors[0], self._holdings.seats.descriptor}
-        if doors[1] is not None:
-            keep.add(doors[1])
+        keep = {doors[0], *doors[1].values(), seats.descriptor}
         return self._holdings.children.fork(slot, live, cpu=cpu, keep=keep)
 
     def _agents_of(self, config: Config, generation: int) -> Mapping[str, Any]:
         """Read before the fork, so that workers share their pages: 8 MB each otherwise."""
         if generation not in self._agents:
             self._agents[generation] = self._prepare(config)
+            self.enlist(config.trunks)
         return self._agents[generation]
 
 

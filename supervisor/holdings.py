@@ -1,6 +1,6 @@
 """What the supervisor holds for all its processes, from the first fork to the last exit.
 
-The reserved address, a listening socket per slot, the load table, the pipe that tells children of our
+The reserved addresses, listening sockets of every slot, the load table, the pipe that tells children of our
 death, the runtime directory with its lock, and the socket of /metrics. Taken at the start in an order
 in which a failure leaves nothing behind, and handed on whole to a new program image by an upgrade:
 exec keeps the process, its children and those descriptors that are marked to stay (`save`, `pass_on`,
@@ -23,9 +23,10 @@ from flowcatd.errors import LinkRefused
 from flowcatd.options import Options
 from supervisor.doors import Doors, hold
 from supervisor.process import Children, now
-from supervisor.reserve import Reservation, probe_datagrams, reserve
+from supervisor.reserve import Reservation, reserve
 from supervisor.runtime import sweep, take_runtime
 from supervisor.seats import Seats
+from supervisor.sip_ports import KeptPort, SipDoors
 
 PATIENCE_SECONDS = 3.0
 """The switchboard of a daemon that was killed ends a second after it."""
@@ -38,8 +39,11 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     reservation: int
     doors: dict[str, int]
-    sip_doors: dict[str, int]
+    sip: dict[str, KeptPort] = {}
+    """A former version had one UDP port, under another name, which is not taken over."""
     seats: int
+    trunk_counts: int = -1
+    """-1 when a former version had none."""
     alive: tuple[int, int]
     ready: dict[str, int]
     """Pipes of workers that do not serve yet, to their pids."""
@@ -55,7 +59,7 @@ class Holdings:
 
     reservation: Reservation
     doors: Doors
-    sip_doors: Doors | None
+    sip: SipDoors
     seats: Seats
     children: Children
     metrics: socket.socket | None
@@ -75,10 +79,9 @@ class Holdings:
         host, port = self.metrics.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def open_doors(self, slot: int) -> tuple[int, int | None]:
-        """The slot's listening sockets, of WebSocket and SIP; OSError when they cannot be had."""
-        sip = None if self.sip_doors is None else self.sip_doors.open(slot)
-        return self.doors.open(slot), sip
+    def open_doors(self, slot: int) -> tuple[int, dict[str, int]]:
+        """The slot's listening sockets: of HTTP, and of SIP by name; OSError when they cannot be had."""
+        return self.doors.open(slot), self.sip.open(slot)
 
     def unlist(self, slot: int) -> None:
         """The kernel gives this slot no new connection."""
@@ -92,14 +95,14 @@ class Holdings:
 
     def save(self) -> Kept:
         """Which descriptor is which."""
-        sip = {} if self.sip_doors is None else self.sip_doors.descriptors()
         return Kept(
             host=self.reservation.host,
             port=self.reservation.port,
             reservation=self.reservation.socket.fileno(),
             doors={str(slot): fd for slot, fd in self.doors.descriptors().items()},
-            sip_doors={str(slot): fd for slot, fd in sip.items()},
+            sip=self.sip.save(),
             seats=self.seats.descriptor,
+            trunk_counts=self.seats.counts_descriptor,
             alive=self.children.alive,
             ready={str(fd): pid for fd, pid in self.children.ready.items()},
             metrics=-1 if self.metrics is None else self.metrics.fileno(),
@@ -110,8 +113,8 @@ class Holdings:
     def close(self) -> None:
         """Give everything back."""
         self.children.close()
-        for doors in self._all_doors():
-            doors.close_all()
+        self.doors.close_all()
+        self.sip.close()
         self.reservation.close()
         self.seats.close()
         if self.metrics is not None:
@@ -121,7 +124,7 @@ class Holdings:
         os.close(self.lock)
 
     def _all_doors(self) -> list[Doors]:
-        return [self.doors] if self.sip_doors is None else [self.doors, self.sip_doors]
+        return [self.doors, *self.sip.groups()]
 
 
 class StillHeldError(LinkRefused):
@@ -158,25 +161,23 @@ def _was_killed(options: Options) -> bool:
 
 
 def _take(options: Options) -> Holdings:
-    reservation = reserve(options.server.host, options.server.port)
-    metrics = None
-    try:
-        if options.sip.port:
-            probe_datagrams(options.sip.host, options.sip.port)
+    with contextlib.ExitStack() as undo:
+        reservation = reserve(options.server.host, options.server.port)
+        undo.callback(reservation.close)
+        sip = SipDoors.take(options.sip)
+        undo.callback(sip.close)
+        metrics = None
         if options.metrics.enabled:
             metrics = hold(options.metrics.host, options.metrics.port)
+            undo.callback(metrics.close)
         runtime = runtime_directories(options.control.directory, reservation.port)[0]
         lock = take_runtime(runtime)
-    except BaseException:
-        reservation.close()
-        if metrics is not None:
-            metrics.close()
-        raise
+        undo.pop_all()
     sweep(runtime)
     return Holdings(
         reservation=reservation,
         doors=Doors(reservation.host, reservation.port, socket.SOCK_STREAM),
-        sip_doors=_sip_doors(options),
+        sip=sip,
         seats=Seats(options.workers.most),
         children=Children(),
         metrics=metrics,
@@ -196,14 +197,11 @@ def restore(kept: Kept, options: Options) -> Holdings:
     pass_on(kept, stay=False)
     doors = Doors(kept.host, kept.port, socket.SOCK_STREAM)
     doors.adopt({int(slot): fd for slot, fd in kept.doors.items()})
-    sip_doors = _sip_doors(options)
-    if sip_doors is not None:
-        sip_doors.adopt({int(slot): fd for slot, fd in kept.sip_doors.items()})
     return Holdings(
         reservation=Reservation(kept.host, kept.port, socket.socket(fileno=kept.reservation)),
         doors=doors,
-        sip_doors=sip_doors,
-        seats=Seats(options.workers.most, kept.seats),
+        sip=SipDoors.restore(options.sip, kept.sip),
+        seats=Seats(options.workers.most, kept.seats, kept.trunk_counts),
         children=Children(kept.alive, {int(fd): pid for fd, pid in kept.ready.items()}),
         metrics=None if kept.metrics < 0 else socket.socket(fileno=kept.metrics),
         runtime=Path(kept.runtime),
@@ -211,12 +209,8 @@ def restore(kept: Kept, options: Options) -> Holdings:
     )
 
 
-def _sip_doors(options: Options) -> Doors | None:
-    sip = options.sip
-    return Doors(sip.host, sip.port, socket.SOCK_DGRAM) if sip.port else None
-
-
 def _descriptors(kept: Kept) -> list[int]:
-    all_ = [kept.reservation, *kept.doors.values(), *kept.sip_doors.values(), kept.seats]
+    all_ = [kept.reservation, *kept.doors.values(), kept.seats, kept.trunk_counts]
+    all_ += [fd for port in kept.sip.values() for fd in port.descriptors()]
     all_ += [*kept.alive, *map(int, kept.ready), kept.metrics, kept.lock]
     return [fd for fd in all_ if fd >= 0]

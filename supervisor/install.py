@@ -6,7 +6,7 @@ the small rest. A second run finds no difference and does nothing.
 
 Two kinds of files. *Ours* (unit, user, kernel settings) open with MARK: they are written again
 whenever they differ, and a file of that name without the mark is somebody else's and stops
-everything. *Yours* (settings, agents) are copied once and never touched again: when flowcatd ships
+everything. *Yours* (settings, agents, trunks) are copied once and never touched again: when flowcatd ships
 another text it lies beside as `.new`. Records, settings and the user are never removed.
 
 With `--root` files are put under that directory, for a package or an image, and no command is run.
@@ -127,7 +127,7 @@ def wanted(shipped: Mapping[str, str], command: Path) -> Wanted:
     yours = {
         SETTINGS / name.removeprefix("conf/"): text
         for name, text in sorted(shipped.items())
-        if name == "conf/flowcatd.toml" or name.startswith("conf/agents/")
+        if name.startswith(("conf/flowcatd.toml", "conf/agents/", "conf/trunks.d/"))
     }
     return Wanted({path: f"{MARK}\n{text}" for path, text in texts.items()}, yours)
 
@@ -270,6 +270,7 @@ def read_shipped(directory: Path) -> dict[str, str]:
     paths = [directory / "systemd" / name for name in ("flowcatd.service", "flowcatd.sysusers")]
     paths += [directory / "systemd" / SYSCTL.name, directory / "conf" / "flowcatd.toml"]
     paths += sorted((directory / "conf" / "agents").glob("*.yaml"))
+    paths += sorted((directory / "conf" / "trunks.d").glob("*.toml"))
     return {path.relative_to(directory).as_posix(): _read(path) for path in paths}
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 
 import msgspec
 
@@ -74,6 +74,10 @@ FILLING = frozenset(
 """The states of a life that has its slot; every other is on its way out."""
 
 
+LISTENING = frozenset({State.READY, State.LEAVING, State.RETIRING, State.DRAINING})
+"""The states of a life that has calls, or takes them, and does what it is told."""
+
+
 class Turn(Enum):
     """What can happen to a life."""
 
@@ -119,6 +123,8 @@ class Life:
     how: str = ""
     """How its last process ended."""
     code: int = 0
+    is_behind: bool = False
+    """Whether trunks were changed since its process, which does not serve yet, was forked."""
 
     def ended(self, code: int, signal: int) -> None:
         """Its process was reaped."""
@@ -178,12 +184,22 @@ def _fork(life: Life, _options: Options, _now: float) -> Action:
 
 
 def _expect_ready(life: Life, options: Options, now: float) -> None:
-    life.since, life.served, life.verdict = now, None, ""
+    life.since, life.served, life.verdict, life.is_behind = now, None, "", False
     life.due = now + options.workers.ready_seconds
 
 
 def _serve(life: Life, _options: Options, now: float) -> None:
     life.served = now
+
+
+def _catch_up(life: Life, _options: Options, _now: float) -> Action | None:
+    return read_trunks(life) if life.is_behind else None
+
+
+def read_trunks(life: Life) -> Action:
+    """Tell its process to read the trunks again."""
+    life.is_behind = False
+    return Signal(life.pid, SIGHUP)
 
 
 def _not_forked(life: Life, _options: Options, _now: float) -> None:
@@ -262,7 +278,7 @@ TABLE: dict[tuple[State, Turn], tuple[State, tuple[Do, ...]]] = {
     (State.BACKING_OFF, Turn.STOP): (State.ENDED, ()),
     (State.FORKING, Turn.FORKED): (State.STARTING, (_expect_ready,)),
     (State.FORKING, Turn.FORK_FAILED): (State.BACKING_OFF, (_not_forked,)),
-    (State.STARTING, Turn.SERVED): (State.READY, (_serve,)),
+    (State.STARTING, Turn.SERVED): (State.READY, (_serve, _catch_up)),
     (State.STARTING, Turn.GONE): (State.BACKING_OFF, ()),
     (State.STARTING, Turn.DUE): (State.OVERDUE, (_too_late, _kill)),
     # It has no calls yet, and whether it hears anything but SIGKILL is not sure.

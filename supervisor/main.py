@@ -22,18 +22,20 @@ from typing import Any
 import flowcatd
 from flowcatd.carriers.catalogue import carrier_names
 from flowcatd.environment import records_directory, upgrade_descriptor, wants_colour
-from flowcatd.errors import LinkRefused
+from flowcatd.errors import ConfigError, LinkRefused
 from flowcatd.log import configure as configure_log
 from supervisor import upgrade
-from supervisor.banner import Reached, render_json, render_text
+from supervisor.banner import Reached, render_json, render_text, sip_uri
 from supervisor.check import check_files, print_problems
-from supervisor.config import Config, add_config_arguments, open_config
-from supervisor.daemon import Daemon, Program
+from supervisor.config import Config, add_config_arguments, open_config, with_trunks
+from supervisor.daemon import Daemon
 from supervisor.exchange import Exchange
 from supervisor.holdings import Holdings, StillHeldError, restore, take
 from supervisor.preload import preload
 from supervisor.process import age, now
+from supervisor.program import Program
 from supervisor.reload import changed, read_again
+from supervisor.sip_ports import lacking
 from workers.plan import ExitCode, WorkerPlan
 
 
@@ -55,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if problems := check_files(config):
         print_problems(problems)
         return ExitCode.CONFIG
+    config = with_trunks(config)
     if args.can_take_over is not None:
         return _could_take_over(config, args.can_take_over)
     handed = None if descriptor is None else upgrade.receive(descriptor)
@@ -130,12 +133,19 @@ def _adopt(exchange: Exchange, pid: int, line: int) -> None:
 
 def _could_take_over(config: Config, version: int) -> int:
     """Everything that a start needs was imported and read by now; the state is shown on stdin."""
-    if version != upgrade.VERSION:
+    if version not in upgrade.READABLE:
         sys.stdout.write(
             f"flowcatd {flowcatd.__version__} cannot take over from the one that runs: restart it\n"
         )
         return ExitCode.CONFIG
-    if problems := changed(config, upgrade.read_state(os.dup(0)).fixed):
+    handed = upgrade.read_state(os.dup(0))
+    problems = changed(config, handed.fixed)
+    problems += [
+        ConfigError(config.where, "cannot be opened while the daemon runs; restart it", key=key)
+        for key in lacking(config.options.sip, handed.kept.sip)
+        if key not in {problem.key for problem in problems}
+    ]
+    if problems:
         sys.stdout.write("; ".join(map(str, problems)) + "\n")
         return ExitCode.CONFIG
     preload()
@@ -189,11 +199,23 @@ def _say_ready(
         pid=os.getpid(),
         metrics=holdings.metrics_address,
         control=f"ipc://{holdings.runtime}/control.sock",
+        sip=sip_uri(options.sip),
+        has_softphones=_takes_softphones(config),
     )
     text = (
         render_json(reached) if as_json else render_text(reached, coloured=wants_colour(sys.stdout))
     )
     say(text)
+
+
+def _takes_softphones(config: Config) -> bool:
+    """Whether somebody on this machine may call without a password."""
+    return any(
+        trunk.routes
+        and not trunk.inbound.digest
+        and any(each.is_loopback for each in trunk.networks)
+        for trunk in config.trunks.values()
+    )
 
 
 def say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What an operator tells a running daemon: status, calls, hangup, drain, reload, upgrade, scale, log-level.
+"""What an operator tells a running daemon: status, calls, trunks, hangup, drain, reload, upgrade …
 
 Each is one row of `_COMMANDS`. The daemon does the work and tells how it goes, one line each; whoever
 interrupts the waiting interrupts nothing else. A connection that breaks while we wait (the switchboard
@@ -30,11 +30,14 @@ from flowcatd.control import (
     AskReload,
     AskScale,
     AskStatus,
+    AskTrunks,
     AskUpgrade,
     Calls,
     Fleet,
     Level,
     Status,
+    TrunkLine,
+    TrunksAre,
 )
 from flowcatd.environment import wants_colour
 from flowcatd.errors import ControlError, LinkClosed, LinkError
@@ -69,7 +72,7 @@ class Code(IntEnum):
 _EPILOG = """\
 exit codes:
   0    all is well, or it was done
-  1    status: something is wrong; else: the daemon could not do it, or there was nothing to do
+  1    status, trunks: something is wrong; else: the daemon could not do it, or there was nothing to do
   2    the command line was not understood
   69   nobody answers there, or not in time
   76   another version of flowcatd answers
@@ -113,7 +116,7 @@ def _line(text: str) -> None:
     _say(report.plain(text) + "\n")
 
 
-def _json(message: msgspec.Struct) -> None:
+def _json(message: msgspec.Struct | dict[str, object]) -> None:
     sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
 
 
@@ -122,18 +125,28 @@ def _json(message: msgspec.Struct) -> None:
 
 def _status(operator: Operator, args: argparse.Namespace) -> Code:
     fleet = _fleet(operator)
-    code = Code.WRONG if report.troubles(fleet) else Code.DONE
+    trunks = [] if fleet is None else _trunks_of(operator)
+    wrong = [*report.troubles(fleet), *report.trunk_troubles(trunks)]
+    code = Code.WRONG if wrong else Code.DONE
     colour = wants_colour(sys.stdout)
     if args.json:
         if fleet is None:
-            return _fail(code, report.troubles(None)[0].wrong)
-        _json(fleet)
+            return _fail(code, wrong[0].wrong)
+        _json(msgspec.to_builtins(fleet) | {"trunks": msgspec.to_builtins(trunks)})
     elif args.check:
-        _say(report.render_troubles(fleet, colour=colour))
+        _say(report.render_troubles(fleet, trunks, colour=colour))
     else:
         memory = memory_of(fleet) if operator.where.endpoint.startswith("ipc://") else {}
-        _say(report.render_status(fleet, memory, flowcatd.__version__, colour=colour))
+        _say(report.render_status(fleet, memory, flowcatd.__version__, trunks, colour=colour))
     return code
+
+
+def _trunks_of(operator: Operator) -> list[TrunkLine]:
+    """The trunks, as far as they are known: how the fleet is does not depend on them."""
+    with suppress(LinkError, ControlError):  # an older daemon has never heard of trunks
+        reply = operator.ask(AskTrunks(id=operator.next_id()))
+        return reply.trunks if isinstance(reply, TrunksAre) else []
+    return []
 
 
 def _fleet(operator: Operator) -> Fleet | None:
@@ -164,6 +177,17 @@ def _calls(operator: Operator, args: argparse.Namespace) -> Code:
     else:
         _say(report.render_calls(reply, colour=wants_colour(sys.stdout)))
     return Code.WRONG if reply.missing else Code.DONE
+
+
+def _trunks(operator: Operator, args: argparse.Namespace) -> Code:
+    reply = operator.ask(AskTrunks(id=operator.next_id()))
+    if not isinstance(reply, TrunksAre):
+        raise ControlError("garbage", "flowcatd answered something else than was asked")
+    if args.json:
+        _json(reply)
+    else:
+        _say(report.render_trunks(reply, colour=wants_colour(sys.stdout)))
+    return Code.WRONG if reply.missing or report.trunk_troubles(reply.trunks) else Code.DONE
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -384,6 +408,7 @@ class _Command:
 _COMMANDS = {
     "status": _Command(_status_arguments, _status),
     "calls": _Command(_json_argument, _calls),
+    "trunks": _Command(_json_argument, _trunks),
     "hangup": _Command(_call_argument, _hang_up),
     "drain": _Command(_wait_argument, _drain),
     "reload": _Command(_wait_argument, _reload),

@@ -81,7 +81,12 @@ class Resize:
     slots: int
 
 
-Event = Forked | ForkFailed | Ready | Hung | Exited | Asked | Reload | Resize
+@dataclass(frozen=True, slots=True)
+class ReadTrunks:
+    """Whoever has calls, or takes them, is to read the trunks again; who starts, once it serves."""
+
+
+Event = Forked | ForkFailed | Ready | Hung | Exited | Asked | Reload | Resize | ReadTrunks
 
 
 # --- actions: to be done -----------------------------------------------------------------------

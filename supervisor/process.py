@@ -122,7 +122,13 @@ class Children:
         return Forked(slot, pid)
 
     def send(self, pid: int, number: int) -> None:
-        """Signal a child; one that is gone already is no news."""
+        """Signal a child; one that is gone already is no news.
+
+        SIGHUP only brings news to a worker: one that does not listen to it, as those of a former
+        version, which still have calls after an upgrade, would die of it, and is left alone.
+        """
+        if number == signal.SIGHUP and not catches(pid, number):
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -224,6 +230,18 @@ class Children:
 def now() -> float:
     """The supervisor's clock, in monotonic seconds."""
     return time.monotonic()
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for this signal (proc_pid_status(5), SigCgt)."""
+    try:
+        lines = (
+            Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+        )
+    except OSError:  # it is gone
+        return False
+    masks = (int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return any(mask & 1 << (number - 1) for mask in masks)
 
 
 def age() -> float:

@@ -2,7 +2,8 @@
 
 The same file and overrides are read again. What is wrong with them is said and nothing happens; so is
 a change of what only a restart can change, because sockets and shared memory were made by it. The
-rest takes effect worker by worker, as each is replaced.
+rest takes effect worker by worker, as each is replaced; but where nothing was changed but trunks, the
+workers stay and read those again (`only_trunks`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from pathlib import Path
 
 from flowcatd.errors import ConfigError
 from flowcatd.options import Secret
+from flowcatd.sip.trunk import Difference, compare_trunks
 from supervisor.check import check_files
-from supervisor.config import Config, open_config
+from supervisor.config import Config, open_config, with_trunks
 
 FIXED = (
     *("server.host", "server.port", "workers.most", "records.directory"),
     *("control.directory", "control.tcp", "control.metrics_tcp", "control.curve_secret"),
-    *("metrics.enabled", "metrics.host", "metrics.port", "sip.host", "sip.port"),
-    *("rtp.low", "rtp.high"),
+    *("metrics.enabled", "metrics.host", "metrics.port"),
+    *("sip.host", "sip.host6", "sip.port", "sip.tls_port", "rtp.low", "rtp.high"),
 )
 """Settings that stay as they are until the daemon is started anew."""
 
@@ -31,6 +33,8 @@ def read_again(file: Path | None, overrides: list[str], old: Config) -> Config:
     try:
         new = open_config(file, overrides)
         problems = check_files(new)
+        if not problems:
+            new = with_trunks(new)
     except OSError as error:
         raise ConfigError(str(error.filename), f"cannot be read: {error.strerror}") from error
     problems += changed(new, fixed(old))
@@ -40,6 +44,28 @@ def read_again(file: Path | None, overrides: list[str], old: Config) -> Config:
         others += [f"and {more} more"] if more > 0 else []
         raise ConfigError(first.where, "; ".join([first.problem, *others]), key=first.key)
     return new
+
+
+def only_trunks(old: Config, new: Config) -> Difference | None:
+    """What a reload changes, where that is trunks and nothing else (or their files at least).
+
+    None where anything else was changed, or nothing at all: who then reloads wants other workers.
+    """
+    before, after = old.fingerprint, new.fingerprint
+    if before is None or after is None or before.rest != after.rest:
+        return None
+    return None if before.trunks == after.trunks else compare_trunks(old.trunks, new.trunks)
+
+
+def render_difference(difference: Difference) -> str:
+    """What was done in place, for the operator."""
+    counts = {
+        "added": len(difference.added),
+        "changed": len(difference.changed),
+        "removed": len(difference.removed),
+    }
+    said = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return f"trunks: {said}; no worker replaced"
 
 
 def fixed(config: Config) -> dict[str, str]:

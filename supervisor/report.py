@@ -16,13 +16,16 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flowcatd.control import Calls, Fleet, WorkerLine
+from flowcatd.control import Calls, Fleet, TrunkLine, TrunksAre, WorkerLine
 
 _SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "reverse": "7"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _EMPTY = "·"
 _COLOUR = re.compile(r"\x1b\[\d+m")
-_ASCII = str.maketrans(dict.fromkeys("▏▎▍▌▋▊▉█", "#") | {"·": ".", "…": "~"})
+_ASCII = str.maketrans(
+    dict.fromkeys("▏▎▍▌▋▊▉█", "#")
+    | {"·": ".", "…": "~", "─": "-", "│": "|", "►": ">", "◄": "<", "→": ">", "←": "<"}
+)
 
 STATE_STYLES = {
     **dict.fromkeys(("ready", "serving"), "green"),
@@ -31,6 +34,7 @@ STATE_STYLES = {
 """Every other state is on its way from one to another, and yellow."""
 _TAKES_CALLS = "ready"
 _REPLACED = "retiring"
+_NOT_REGISTERED = "failed"
 _LEAVING = frozenset({"draining", "stopping"})
 """States of the fleet in which a slot without a worker is as it should be."""
 
@@ -215,6 +219,30 @@ def troubles(fleet: Fleet | None) -> list[Trouble]:
     return found
 
 
+def trunk_troubles(trunks: Iterable[TrunkLine]) -> list[Trouble]:
+    """What is wrong with SIP trunks."""
+    found = []
+    for trunk in trunks:
+        if trunk.registration == _NOT_REGISTERED:
+            tries = "1 attempt" if trunk.failures == 1 else f"{trunk.failures} attempts"
+            found.append(
+                Trouble(
+                    f"trunk {trunk.name} is not registered: {tries} in a row failed",
+                    "it goes on trying; the log says what the registrar answered; nobody can call "
+                    "in by this trunk meanwhile",
+                )
+            )
+        if trunk.alive is False:
+            found.append(
+                Trouble(
+                    f"trunk {trunk.name} does not answer our OPTIONS",
+                    "no call of ours goes there until it does; look whether its host is up, and "
+                    "whether a firewall lets us through",
+                )
+            )
+    return found
+
+
 def _unfilled(fleet: Fleet) -> list[Trouble]:
     by_slot: dict[int, list[WorkerLine]] = {}
     for line in fleet.workers:
@@ -260,10 +288,21 @@ def notes(fleet: Fleet, installed: str) -> list[str]:
 # --- status and calls ----------------------------------------------------------------------------
 
 _WORKERS = ("SLOT", "PID", "STATE", "CALLS", "", "LAG", "MEMORY", "UP", "GEN")
-_CALLS = ("CALL", "RUN", "CARRIER", "AGENT", "SLOT", "STATE", "TIME", "TURNS", "RESUMED")
-_RIGHT = frozenset(
-    {"SLOT", "PID", "CALLS", "LAG", "MEMORY", "UP", "GEN", "TIME", "TURNS", "RESUMED"}
+_CALLS = (
+    *("CALL", "RUN", "CARRIER", "WAY", "TRUNK", "AGENT"),
+    *("SLOT", "STATE", "TIME", "TURNS", "RESUMED"),
 )
+_TRUNKS = ("TRUNK", "REGISTERED", "EXPIRES", "FAILED", "ANSWERS", "IN", "OUT")
+_RIGHT = frozenset(
+    {
+        *("SLOT", "PID", "CALLS", "LAG", "MEMORY", "UP", "GEN", "TIME", "TURNS", "RESUMED"),
+        *("EXPIRES", "FAILED", "IN", "OUT"),
+    }
+)
+_REGISTERED = {"": "-", "off": "not wanted", "registered": "yes", "failed": "no"}
+"""How a registration is shown; any other word of it as it is."""
+_REGISTERED_STYLES = {"registered": "green", "failed": "red", "": "dim", "off": "dim"}
+_ANSWERS = {None: Cell("-", "dim"), True: Cell("yes", "green"), False: Cell("no", "red")}
 _RELOADS = {"": "none since the start", "done": "done"}
 _RUN_COLUMNS = 24
 _NAME_COLUMNS = 20
@@ -271,11 +310,18 @@ _BAR_COLUMNS = 12
 
 
 def render_status(
-    fleet: Fleet | None, memory: Mapping[int, int], installed: str, *, colour: bool
+    fleet: Fleet | None,
+    memory: Mapping[int, int],
+    installed: str,
+    trunks: Sequence[TrunkLine] = (),
+    *,
+    colour: bool,
 ) -> str:
     """The whole answer of `flowcatd status`; `memory` is bytes by pid, where it is known."""
     lines = [] if fleet is None else [*_status_head(fleet), [], *_worker_table(fleet, memory)]
-    wrong = troubles(fleet)
+    if trunks:
+        lines += [[], *_trunk_table(trunks)]
+    wrong = [*troubles(fleet), *trunk_troubles(trunks)]
     if wrong and lines:
         lines.append([])
     for trouble in wrong:
@@ -288,9 +334,9 @@ def render_status(
     return _page(lines, colour=colour)
 
 
-def render_troubles(fleet: Fleet | None, *, colour: bool) -> str:
+def render_troubles(fleet: Fleet | None, trunks: Sequence[TrunkLine] = (), *, colour: bool) -> str:
     """Only what is wrong, one line each; empty when all is well."""
-    found = troubles(fleet)
+    found = [*troubles(fleet), *trunk_troubles(trunks)]
     return _page([[Cell(f"{one.wrong} ({one.remedy})", "red")] for one in found], colour=colour)
 
 
@@ -301,6 +347,8 @@ def render_calls(answer: Calls, *, colour: bool) -> str:
             Cell(call.call_id),
             Cell(fit(call.run_id, min(len(call.run_id), _RUN_COLUMNS))),
             Cell(call.carrier),
+            Cell(call.direction),
+            Cell(fit(call.trunk, min(len(call.trunk), _NAME_COLUMNS))),
             Cell(fit(call.agent, min(len(call.agent), _NAME_COLUMNS))),
             Cell(str(call.slot)),
             Cell(call.state),
@@ -311,12 +359,50 @@ def render_calls(answer: Calls, *, colour: bool) -> str:
         for call in sorted(answer.calls, key=lambda call: -call.seconds)
     ]
     lines = _table(_CALLS, rows) if rows else [[Cell("no calls are up")]]
-    if answer.missing:
-        slots = ", ".join(map(str, answer.missing))
-        lines.append([Cell(f"not answered in time, their calls are missing: slot {slots}", "red")])
+    lines += _silent(answer.missing, "their calls are missing")
     if answer.left_off:
         lines.append([Cell(f"and {answer.left_off} more, too many for one answer", "yellow")])
     return _page(lines, colour=colour)
+
+
+def render_trunks(answer: TrunksAre, *, colour: bool) -> str:
+    """The table of `flowcatd trunks`, and below it what is wrong."""
+    lines = [[Cell("there are no trunks; conf/trunks.d is where they are written")]]
+    if answer.trunks:
+        lines = _trunk_table(answer.trunks)
+    for trouble in trunk_troubles(answer.trunks):
+        lines += [
+            [Cell("wrong: ", "red"), Cell(trouble.wrong, "bold")],
+            [Cell(f"       {trouble.remedy}")],
+        ]
+    lines += _silent(answer.missing, "what they know of trunks is missing")
+    return _page(lines, colour=colour)
+
+
+def _silent(slots: Sequence[int], missing: str) -> list[list[Cell]]:
+    """Who did not answer, as a line."""
+    if not slots:
+        return []
+    return [[Cell(f"not answered in time, {missing}: slot {', '.join(map(str, slots))}", "red")]]
+
+
+def _trunk_table(trunks: Iterable[TrunkLine]) -> list[list[Cell]]:
+    rows = [
+        [
+            Cell(trunk.name),
+            Cell(
+                _REGISTERED.get(trunk.registration, trunk.registration),
+                _REGISTERED_STYLES.get(trunk.registration, "yellow"),
+            ),
+            Cell(duration(trunk.expires_seconds) if trunk.expires_seconds else ""),
+            Cell(str(trunk.failures) if trunk.failures else "", "yellow"),
+            _ANSWERS[trunk.alive],
+            Cell(str(trunk.inbound)),
+            Cell(str(trunk.outbound)),
+        ]
+        for trunk in trunks
+    ]
+    return _table(_TRUNKS, rows)
 
 
 def _status_head(fleet: Fleet) -> list[list[Cell]]:

@@ -21,12 +21,18 @@ from typing import Any
 
 from flowcatd.errors import LinkRefused
 
-_TROUBLES = {
-    errno.EADDRINUSE: "is taken by another program, perhaps another flowcatd; "
-    "choose another with --set server.port=…",
-    errno.EADDRNOTAVAIL: "is no address of this machine; choose another with --set server.host=…",
-    errno.EACCES: "needs more rights than this user has; choose a port from 1024 up",
-}
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The settings to name when an address cannot be had."""
+
+    host: str = "server.host"
+    port: str = "server.port"
+    may_be_none: bool = False
+    """Whether port 0 means that nobody listens."""
+
+
+HTTP = Keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +48,45 @@ class Reservation:
         self.socket.close()
 
 
-def reserve(host: str, port: int) -> Reservation:
+def reserve(host: str, port: int, keys: Keys = HTTP) -> Reservation:
     """Take the address; raises LinkRefused with the reason and a way out."""
+    family = _family(host)
     try:
-        # A name means its IPv4 address, to us as to the workers; IPv6 is asked for by address.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise LinkRefused(f"server.host '{host}' is not known: {error.strerror}") from error
+        raise LinkRefused(f"{keys.host} '{host}' is not known: {error.strerror}") from error
     address = found[0][4]
     if port:
-        _bind(family, address, socket.SO_REUSEADDR).close()
-    held = _bind(family, address, socket.SO_REUSEPORT)
+        _bind(address, keys, socket.SO_REUSEADDR).close()
+    held = _bind(address, keys, socket.SO_REUSEPORT)
     return Reservation(host, held.getsockname()[1], held)
 
 
-def probe_datagrams(host: str, port: int) -> None:
+def probe_datagrams(host: str, port: int, keys: Keys) -> None:
     """Whether a UDP port is nobody's; raises LinkRefused with the reason and a way out.
 
     It cannot be reserved as a TCP port is: a bound UDP socket of the group gets datagrams.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(host, port, _family(host), socket.SOCK_DGRAM)
+    except socket.gaierror as error:
+        raise LinkRefused(f"{keys.host} '{host}' is not known: {error.strerror}") from error
     # SO_BROADCAST means nothing here: without an option of sharing the address must be free.
-    _bind(family, (host, port), socket.SO_BROADCAST, socket.SOCK_DGRAM).close()
+    _bind(found[0][4], keys, socket.SO_BROADCAST, socket.SOCK_DGRAM).close()
+
+
+def _family(host: str) -> int:
+    """A name means its IPv4 address, to us as to the workers; IPv6 is asked for by address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _bind(
-    family: int,
     address: tuple[Any, ...],
+    keys: Keys,
     option: int,
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
+    family = _family(address[0])
     taken = socket.socket(family, kind)
     try:
         taken.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -82,9 +96,20 @@ def _bind(
     except OSError as error:
         taken.close()
         host, port = address[:2]
-        trouble = _TROUBLES.get(error.errno or 0, f"cannot be bound: {error.strerror}")
-        raise LinkRefused(f"{_spoken(host, port)} {trouble}") from error
+        raise LinkRefused(f"{_spoken(host, port)} {_trouble(error, keys)}") from error
     return taken
+
+
+def _trouble(error: OSError, keys: Keys) -> str:
+    """What is in the way, and what to do about it."""
+    none = f", or none with --set {keys.port}=0" if keys.may_be_none else ""
+    return {
+        errno.EADDRINUSE: "is taken by another program, perhaps another flowcatd; "
+        f"choose another with --set {keys.port}=…{none}",
+        errno.EADDRNOTAVAIL: "is no address of this machine; "
+        f"choose another with --set {keys.host}=…",
+        errno.EACCES: "needs more rights than this user has; choose a port from 1024 up",
+    }.get(error.errno or 0, f"cannot be bound: {error.strerror}")
 
 
 def _spoken(host: str, port: int) -> str:

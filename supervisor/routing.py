@@ -1,7 +1,7 @@
 """The switchboard's decisions: who asked what, which workers still owe an answer, and until when.
 
 Pure. A message of an operator is answered at once (status), by the workers together (calls, hangup,
-log-level) or by the supervisor (drain, reload, upgrade, scale, log-level):
+ladder, trunks, log-level) or by the supervisor (drain, reload, upgrade, scale, log-level):
 
     Ask ─► Pending ──Order──► every worker in `owing` ──Report──┐
               │  └───Ask, under an id of ours──► supervisor ─Answer, until done─┤
@@ -34,10 +34,12 @@ from flowcatd.control import (
     AskCalls,
     AskDrain,
     AskHangUp,
+    AskLadder,
     AskLogLevel,
     AskReload,
     AskScale,
     AskStatus,
+    AskTrunks,
     AskUpgrade,
     Beat,
     CallLine,
@@ -45,23 +47,32 @@ from flowcatd.control import (
     Fleet,
     FromSupervisor,
     Hello,
+    LadderIs,
     Level,
     Order,
     OrderCalls,
     OrderHangUp,
+    OrderLadder,
     OrderLogLevel,
+    OrderTrunks,
     Reader,
     Refused,
     Report,
     ReportCalls,
     ReportDone,
+    ReportLadder,
+    ReportTrunks,
     Status,
+    TrunkLine,
+    TrunksAre,
     WorkerLine,
     encode,
     id_of,
+    merge_trunks,
     worker_identity,
 )
 from flowcatd.errors import ControlError, LocalError
+from flowcatd.record import SipFigures
 
 PENDING_MAX = 64
 """Asks that may wait for an answer; nobody types this fast, and each holds a fan-out."""
@@ -73,6 +84,8 @@ ASK_BYTES = 16 * 1024
 """The longest message of an operator; the longest meaningful one has 300 bytes."""
 CALLS_MAX = 8192
 """Calls gathered for one reply: more than a message holds."""
+TRUNKS_MAX = 4096
+"""Trunks gathered for one reply; as many just fit into a message."""
 OUTGOING_MAX = 16 * WORKERS_MAX
 """Undrained messages, before it is a mistake of ours."""
 
@@ -93,6 +106,8 @@ _ORDERS: dict[type, Callable[..., Order]] = {
     AskCalls: lambda ask, own: OrderCalls(id=own),  # noqa: ARG005 every row is called alike
     AskHangUp: lambda ask, own: OrderHangUp(id=own, call=ask.call),
     AskLogLevel: lambda ask, own: OrderLogLevel(id=own, level=ask.level),
+    AskLadder: lambda ask, own: OrderLadder(id=own, call=ask.call),
+    AskTrunks: lambda ask, own: OrderTrunks(id=own),  # noqa: ARG005 as above
 }
 """What workers are told about an ask."""
 
@@ -143,6 +158,8 @@ class _Pending:
     missing: set[int] = field(default_factory=set)
     calls: list[CallLine] = field(default_factory=list)
     left_off: int = 0
+    sip: SipFigures | None = None
+    trunks: list[TrunkLine] = field(default_factory=list)
 
 
 class Routing:
@@ -310,7 +327,12 @@ class Routing:
                     raise ControlError("garbage", "seat and pid are not this sender's")
                 calls = report.calls if isinstance(report, Beat) else 0
                 self._meet(identity, _Worker(report.slot, calls, now))
-            case ReportCalls(id=own) | ReportDone(id=own):
+            case (
+                ReportCalls(id=own)
+                | ReportDone(id=own)
+                | ReportLadder(id=own)
+                | ReportTrunks(id=own)
+            ):
                 if identity in self._workers:
                     self._workers[identity].heard = now
                 pending = self._pending.get(own)
@@ -330,13 +352,18 @@ class Routing:
                     self._say(identity, _ORDERS[type(pending.ask)](pending.ask, own))
 
     def _count_in(self, pending: _Pending, report: msgspec.Struct) -> None:
-        if isinstance(report, ReportCalls):
-            room = CALLS_MAX - len(pending.calls)
-            pending.calls += report.calls[:room]
-            pending.left_off += max(0, len(report.calls) - room)
-            pending.answered += 1
-        elif isinstance(report, ReportDone):
-            pending.answered += report.found
+        match report:
+            case ReportCalls():
+                room = CALLS_MAX - len(pending.calls)
+                pending.calls += report.calls[:room]
+                pending.left_off += max(0, len(report.calls) - room)
+            case ReportDone():
+                pending.answered += report.found
+            case ReportLadder() if report.sip is not None:
+                pending.answered += 1
+                pending.sip = report.sip
+            case ReportTrunks():
+                pending.trunks = merge_trunks([*pending.trunks, *report.trunks])[:TRUNKS_MAX]
 
     # --- the supervisor
 
@@ -370,28 +397,17 @@ class Routing:
         pending = self._pending.get(own)
         if pending is None:
             return
-        is_found = isinstance(pending.ask, AskHangUp) and pending.answered > 0
+        is_found = isinstance(pending.ask, AskHangUp | AskLadder) and pending.answered > 0
         if is_found or not (pending.owing or pending.supervisor_owes) or pending.due <= now:
             self._finish(own)
 
     def _finish(self, own: str) -> None:
         pending = self._pending.pop(own)
         missing = sorted({*pending.missing, *pending.owing.values()})
-        ask = pending.ask
-        if isinstance(ask, AskCalls):
-            self._list(pending, ask.id, missing)
-        elif isinstance(ask, AskHangUp):
-            found = pending.answered > 0
-            text = "the call is told to end" if found else f"no such call{_but(missing)}"
-            self._say(pending.asker, Answer(id=ask.id, text=text, ok=found))
-        elif isinstance(ask, AskLogLevel):
-            good = not missing and not pending.supervisor_owes
-            silent = " (the supervisor did not answer)" if pending.supervisor_owes else ""
-            text = f"log level is {ask.level}{_but(missing)}{silent}"
-            self._say(pending.asker, Answer(id=ask.id, text=text, ok=good))
+        if isinstance(pending.ask, AskCalls):
+            self._list(pending, pending.ask.id, missing)
         else:
-            text = "the supervisor has not answered in time; it may still do it"
-            self._say(pending.asker, Answer(id=ask.id, text=text, ok=False))
+            self._say(pending.asker, _last_reply(pending, missing))
 
     def _list(self, pending: _Pending, id_: str, missing: list[int]) -> None:
         """The calls, as many as one message holds."""
@@ -410,6 +426,25 @@ class Routing:
     def _check_drained(self) -> None:
         if len(self._outgoing) + len(self._to_supervisor) + len(self._events) >= OUTGOING_MAX:
             raise LocalError("what routing says is not drained")
+
+
+def _last_reply(pending: _Pending, missing: list[int]) -> Answer | LadderIs | TrunksAre:
+    """What became of an ask other than AskCalls, whose reply has to be cut to its size."""
+    match pending.ask:
+        case AskHangUp(id=id_):
+            found = pending.answered > 0
+            text = "the call is told to end" if found else f"no such call{_but(missing)}"
+            return Answer(id=id_, text=text, ok=found)
+        case AskLogLevel(id=id_, level=level):
+            good = not missing and not pending.supervisor_owes
+            silent = " (the supervisor did not answer)" if pending.supervisor_owes else ""
+            return Answer(id=id_, text=f"log level is {level}{_but(missing)}{silent}", ok=good)
+        case AskLadder(id=id_):
+            return LadderIs(id=id_, sip=pending.sip, missing=missing)
+        case AskTrunks(id=id_):
+            return TrunksAre(id=id_, trunks=pending.trunks, missing=missing)
+    text = "the supervisor has not answered in time; it may still do it"
+    return Answer(id=pending.ask.id, text=text, ok=False)
 
 
 def _check_size(data: bytes) -> None:

@@ -316,7 +316,9 @@ def _event(event: CallEvent, at_utc: float) -> list[Cell]:
         went += [] if event.ended_by in event.reason else [f"by {event.ended_by}"]
         turns = "1 turn" if event.turns == 1 else f"{event.turns} turns"
         went += [duration(event.seconds), turns]
-    who = "  ".join(word for word in (event.carrier, event.agent) if word)
+    who = "  ".join(
+        word for word in (event.carrier, event.direction, event.trunk, event.agent) if word
+    )
     return [*line, Cell(", ".join(went) + "  " if went else "", style), Cell(who, "dim")]
 
 

@@ -1,7 +1,9 @@
 """Seats: who of the workers sits in which row of the shared load table, and who stopped ticking.
 
-The table lies in a memfd, mapped shared: every fork inherits the mapping, and an upgrade by exec hands
-the descriptor on. A worker writes its media tick into its row; one whose tick is older than
+Beside it lie the live calls per trunk and seat (`workers/trunk_counts.py`), which go with the seat.
+
+The tables lie in memfds, mapped shared: every fork inherits the mappings, and an upgrade by exec
+hands the descriptors on. A worker writes its media tick into its row; one whose tick is older than
 workers.hung_seconds is hung. That is judged only by a supervisor that was itself on time: after both
 were stopped (SIGSTOP, a suspended machine) nobody's tick is fresh, and nobody is to blame.
 """
@@ -13,23 +15,26 @@ import os
 from pathlib import Path
 
 from workers.load import Load, LoadTable, Standing, table_bytes
+from workers.trunk_counts import TrunkCounts, counts_words
 
 LATE_SECONDS = 1.0
 """A look at the ticks that comes this much later than it was meant to says nothing about workers."""
 
 
 class Seats:
-    """The supervisor's side of the load table."""
+    """The supervisor's side of the load table, and of what is counted by seat beside it."""
 
-    def __init__(self, most_workers: int, descriptor: int | None = None) -> None:
-        """`descriptor` is the table of a former program image, or None for a new one."""
-        size = table_bytes(most_workers)
-        if descriptor is None:
-            descriptor = os.memfd_create("flowcatd-load")
-            os.ftruncate(descriptor, size)
-        self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, size)
-        self.table = LoadTable(memoryview(self._map).cast("q"))
+    def __init__(
+        self, most_workers: int, descriptor: int = -1, counts_descriptor: int = -1
+    ) -> None:
+        """The descriptors are the tables of a former program image, or -1 for new ones."""
+        self.descriptor, words = _memory("flowcatd-load", table_bytes(most_workers), descriptor)
+        self.table = LoadTable(words)
+        size = counts_words(self.table.seats) * 8
+        self.counts_descriptor, words = _memory(
+            "flowcatd-trunks", size, _if_as_large(counts_descriptor, size)
+        )
+        self.trunk_counts = TrunkCounts(words, self.table.seats)
         self._of: dict[int, int] = {}
         """Pid to seat."""
         self._looked: float | None = None
@@ -48,7 +53,7 @@ class Seats:
 
     def free(self, seat: int) -> None:
         """It could not be forked."""
-        self.table.row(seat).leave()
+        self._leave(seat)
 
     def gone(self, pid: int) -> Load | None:
         """The process was reaped; returns its last row, when it had one."""
@@ -56,7 +61,7 @@ class Seats:
         if seat is None:
             return None
         last = self.table.read(seat)
-        self.table.row(seat).leave()
+        self._leave(seat)
         return last
 
     def load_of(self, pid: int) -> Load | None:
@@ -73,11 +78,12 @@ class Seats:
             if row.pid and Path(f"/proc/{row.pid}").exists():
                 self._of[row.pid] = row.seat
             else:
-                self.table.row(row.seat).leave()
+                self._leave(row.seat)
 
     def close(self) -> None:
-        """No other program image gets the table; it goes with the last process that maps it."""
+        """No other program image gets the tables; they go with the last process that maps them."""
         os.close(self.descriptor)
+        os.close(self.counts_descriptor)
 
     def hung(self, now: float, within: float, every: float) -> list[int]:
         """Pids of serving workers that have not ticked for `within`; asked again after `every` seconds."""
@@ -92,3 +98,24 @@ class Seats:
             and row.standing is not Standing.STARTING
             and row.tick_us < oldest
         ]
+
+    def _leave(self, seat: int) -> None:
+        """What its process counted goes with it; only then may another sit there."""
+        self.trunk_counts.leave(seat)
+        self.table.row(seat).leave()
+
+
+def _memory(name: str, size: int, descriptor: int) -> tuple[int, memoryview]:
+    """Shared memory as words, of a former program image or new."""
+    if descriptor < 0:
+        descriptor = os.memfd_create(name)
+        os.ftruncate(descriptor, size)
+    return descriptor, memoryview(mmap.mmap(descriptor, size)).cast("q")
+
+
+def _if_as_large(descriptor: int, size: int) -> int:
+    """Another version may have counted otherwise: then its workers go on with theirs, ours anew."""
+    if descriptor < 0 or os.fstat(descriptor).st_size == size:
+        return descriptor
+    os.close(descriptor)
+    return -1

@@ -29,8 +29,10 @@ from flowcatd.errors import ConfigError
 from supervisor.holdings import Kept, pass_on
 from supervisor.lives import LifeLine
 
-VERSION = 1
-"""Of `Handed`; raised when a reader of the old one would misread the new."""
+VERSION = 2
+"""Of `Handed`; raised when a reader of the old one would misread the new. 2: several SIP ports."""
+READABLE = (1, 2)
+"""The versions we understand: 1 had one SIP port at most, which `sip_ports.lacking` then misses."""
 ASKING_SECONDS = 60.0
 """How long the installed program may take to say whether it would start."""
 SAID_MAX = 400
@@ -129,7 +131,7 @@ def read_state(descriptor: int) -> Handed:
         raise ConfigError(
             "upgrade", f"the former program's state is not understood: {error}"
         ) from error
-    if handed.version != VERSION:
+    if handed.version not in READABLE:
         raise ConfigError(
             "upgrade", f"the former program's state has version {handed.version}, not {VERSION}"
         )

@@ -244,6 +244,9 @@ class Wire:
         self.sent: list[bytes] = []
         self.marks: list[str] = []
         self.digits: list[str] = []
+        self.transfers: list[str] = []
+        self.takes_transfers = False
+        self.lead_ms = 0
         self.clears = 0
         self.pieces: list[Piece] = []
         self.feed: Callable[[Frame], None] | None = None
@@ -286,6 +289,11 @@ class Wire:
     def send_digits(self, digits: str) -> None:
         """Note them."""
         self.digits.append(digits)
+
+    def transfer(self, target: str) -> bool:
+        """Note where to, and do as `takes_transfers` says."""
+        self.transfers.append(target)
+        return self.takes_transfers
 
     def _return(self, name: str) -> None:
         self._pending.pop(name, None)

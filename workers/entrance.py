@@ -25,9 +25,11 @@ from flowcatd.log import get_logger
 from workers.calls import CallTable
 from workers.door import Door
 from workers.hand_over import ACK_SECONDS, Arrival, HandOver, Receivers, Source, head_of
+from workers.hand_over_message import SipGone, SipMessage
 from workers.listeners import Doors
 from workers.plan import WorkerPlan
-from workers.sip_door import Refuser, Routes, SipDoor
+from workers.sip_side import SipSide
+from workers.sip_wire import Give
 from workers.steer import Steering, choose
 
 log = get_logger()
@@ -43,9 +45,13 @@ PART_POLL_SECONDS = 0.01
 class Entrance:
     """Everything that lets connections in; made on the loop, used by one worker."""
 
-    def __init__(self, plan: WorkerPlan, table: CallTable, doors: Doors) -> None:
+    def __init__(
+        self, plan: WorkerPlan, table: CallTable, doors: Doors, sip: SipSide | None = None
+    ) -> None:
+        """`sip` is what fellows' SIP messages are for, if anything."""
         self._plan = plan
         self._table = table
+        self._sip = sip
         doors.pass_on = self._pass_on
         self._runner = web.AppRunner(
             doors.application(),
@@ -58,8 +64,6 @@ class Entrance:
         self._door: Door
         self._steering: Steering
         self._fellows: HandOver
-        self._sip: SipDoor | None = None
-        self._refuser: Refuser
         self._bound = 1.0
         self._retired = False
 
@@ -72,13 +76,20 @@ class Entrance:
         self._fellows = HandOver(
             plan.runtime_directory,
             plan.seat,
-            Receivers(taken=self._taken, returned=self._returned, datagram=self._datagram),
+            Receivers(
+                taken=self._taken,
+                returned=self._returned,
+                datagram=self._datagram,
+                sip=self._sip_given,
+            ),
         )
         self._door = Door(listener, self._steering.decide, self._serve, self._fellows.give)
-        if plan.sip_fd is not None:
-            self._sip = self._open_sip(plan.sip_fd, bound)
-            self._sip.start()
         self._door.start()
+
+    @property
+    def give_sip(self) -> Give:
+        """Hands SIP messages to fellows; there is one once the entrance is open."""
+        return self._fellows.give_sip
 
     def stop(self) -> None:
         """Take what waits at the door, route it, and accept nothing more; fellows still may give."""
@@ -86,11 +97,6 @@ class Entrance:
         self._door.stop()
         if self._sip is not None:
             self._sip.stop()
-
-    def leave_sip(self) -> None:
-        """Let go of the SIP port, too."""
-        if self._sip is not None:
-            self._sip.close()
 
     def hand_overs(self) -> tuple[int, int, int]:
         """Connections given, taken and returned."""
@@ -100,8 +106,6 @@ class Entrance:
         """Let nobody in, give away who has not been served, and end what HTTP is left."""
         self.stop()
         await self._part()
-        if self._sip is not None:
-            self._sip.close()
         self._fellows.close()
         await asyncio.sleep(0)  # what fellows did not take is returned by the loop
         self._door.close()
@@ -131,17 +135,6 @@ class Entrance:
             self._fellows.give(seat, connection, tried)
         return seat is not None
 
-    def _open_sip(self, descriptor: int, bound: float) -> SipDoor:
-        """Until calls come in over SIP, whoever tries is told when to try again."""
-        wire = socket.socket(fileno=descriptor)
-        routes = Routes(self._plan.load, bound)
-        door = SipDoor(wire, self._plan.seat, routes, self._fellows.give_datagram, self._refuse)
-        self._refuser = Refuser(door, self._plan.options.calls.retry_after_seconds)
-        return door
-
-    def _refuse(self, data: bytes, source: Source) -> None:
-        self._refuser.on_datagram(data, source)
-
     def _taken(self, connection: socket.socket, passed: tuple[int, ...]) -> None:
         self._door.take(connection, passed)
 
@@ -153,7 +146,11 @@ class Entrance:
 
     def _datagram(self, data: bytes, source: Source) -> None:
         if self._sip is not None:
-            self._sip.receive(data, source)
+            self._sip.given_datagram(data, source)
+
+    def _sip_given(self, message: SipMessage | SipGone) -> None:
+        if self._sip is not None:
+            self._sip.given(message)
 
     def _promise(self, connection: object) -> bool:
         assert isinstance(connection, socket.socket)

@@ -1,4 +1,4 @@
-"""Between workers: an accepted connection goes to the fellow who owns its call, or a datagram does.
+"""Between workers: an accepted connection goes to the fellow who owns its call, or a message does.
 
 Each worker listens on a Unix socket of its seat (SOCK_SEQPACKET: messages stay whole and in order,
 and an end is noticed). Connections to fellows are made when first needed and kept. A connection's
@@ -11,14 +11,16 @@ A connection is served exactly once, whoever dies or hangs meanwhile:
 
 When a taker is too late, the giver first shuts its side for reading, after which no Ack can be sent
 any more (the kernel refuses it with EPIPE, under the same lock that shuts), then reads what Acks
-there are; what has none was not taken and is routed again, past that seat. Datagrams are given
-without an Ack: SIP repeats what is lost.
+there are; what has none was not taken and is routed again, past that seat. SIP messages are given
+without an Ack: whoever sent one repeats it, or gives up in time. They go both ways: inward to the
+owner of the call, outward to the fellow who has the connection it came by.
 
 A later request on a connection that is kept alive has been read by then: its head travels in the
 message (`Arrival`), and the taker reads it before what is in the socket.
 
-Whoever connects must be a process of our own user (SO_PEERCRED). A message that is not understood
-costs the fellow that sent it its connection, and nothing else.
+Whoever connects must be a process of our own user (SO_PEERCRED). A kind or version of message that
+is not known costs nothing but itself, since during an upgrade older and newer workers live side by
+side; garbage costs the fellow that sent it its connection, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,16 +34,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final
 
 import msgspec
 
 from flowcatd.log import get_logger
+from workers.hand_over_message import (
+    HEAD_MAX,
+    VERSION,
+    Ack,
+    Connection,
+    Datagram,
+    SipGone,
+    SipMessage,
+    decode_ack,
+    decode_given,
+    encode,
+    is_of_another_version,
+)
 from workers.plan import hand_over_path
 
 log = get_logger()
 
-VERSION: Final = 1
 ACK_SECONDS = 1.0
 """What a taker gets; its caller hears nothing meanwhile."""
 OUTSTANDING = 128
@@ -53,12 +67,10 @@ READS = 64
 FELLOWS = 1024
 """Connections of fellows: as many as there are seats; more are not of this daemon."""
 MESSAGE_BYTES = 70_000
-"""The longest message: a datagram of 65 507 bytes and its envelope."""
+"""The longest message: SIP_BYTES and an envelope."""
+HEAD_BYTES: Final = HEAD_MAX
+"""The longest request head that travels with its connection."""
 
-HEAD_BYTES = 16 * 1024
-"""The longest request head that travels; aiohttp reads no longer lines and fields than half of it."""
-
-Seats = Annotated[tuple[int, ...], msgspec.Meta(max_length=1024)]
 Source = tuple[str, int] | tuple[str, int, int, int]
 """A datagram's source as recvfrom gives it: IPv4, or IPv6 with flow and scope."""
 
@@ -74,38 +86,14 @@ def head_of(connection: socket.socket) -> bytes:
     return connection.head if isinstance(connection, Arrival) else b""
 
 
-class _Envelope(msgspec.Struct, frozen=True, array_like=True):
-    v: Literal[1]
-
-
-class Connection(_Envelope, frozen=True, array_like=True, tag="connection"):
-    """A descriptor comes with this; `passed` are the seats that could not take it."""
-
-    number: int
-    passed: Seats
-    head: Annotated[bytes, msgspec.Meta(max_length=HEAD_BYTES)] = b""
-
-
-class Datagram(_Envelope, frozen=True, array_like=True, tag="datagram"):
-    """A whole SIP datagram."""
-
-    source: tuple[str | int, ...]
-    data: bytes
-
-
-class Ack(_Envelope, frozen=True, array_like=True, tag="ack"):
-    """The connection of that number is taken."""
-
-    number: int
-
-
 _UCRED: Final = struct.Struct("3i")
-_encode: Final = msgspec.msgpack.Encoder().encode
-_at_taker = msgspec.msgpack.Decoder(Connection | Datagram)
-_at_giver = msgspec.msgpack.Decoder(Ack)
-
 OnConnection = Callable[[socket.socket, tuple[int, ...]], None]
 OnDatagram = Callable[[bytes, Source], None]
+OnSip = Callable[[SipMessage | SipGone], None]
+
+
+def _ignore(_message: SipMessage | SipGone) -> None:
+    """Whoever has no SIP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +105,13 @@ class Receivers:
     returned: OnConnection
     """A connection that we gave was not taken; `passed` names that seat too."""
     datagram: OnDatagram
-    """A fellow got this datagram for us."""
+    """A fellow of an older version got this datagram for us."""
+    sip: OnSip = _ignore
+    """A fellow got this message for us, wants it sent, or could not send ours."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Owed:
     connection: socket.socket
     passed: tuple[int, ...]
     due: float
@@ -148,6 +138,8 @@ class HandOver:
         self._givers: set[socket.socket] = set()
         self.given = self.taken = self.failed = 0
         """Connections that went, came, and came back."""
+        self.unknown = 0
+        """Messages of kinds or versions that we do not know."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.setblocking(False)
         self._path.unlink(missing_ok=True)
@@ -171,7 +163,12 @@ class HandOver:
     def give_datagram(self, seat: int, data: bytes, source: Source) -> bool:
         """Whether the datagram is on its way; false means that this seat cannot be reached now."""
         fellow = self._fellow(seat)
-        return fellow is not None and fellow.send(_encode(Datagram(VERSION, source, data)))
+        return fellow is not None and fellow.send(encode(Datagram(VERSION, source, data)))
+
+    def give_sip(self, seat: int, message: SipMessage | SipGone) -> bool:
+        """Whether it is on its way; false means that this seat cannot be reached now."""
+        fellow = self._fellow(seat)
+        return fellow is not None and fellow.send(encode(message))
 
     def close(self) -> None:
         """Take and give nothing more; what no one acknowledged is returned."""
@@ -200,7 +197,7 @@ class HandOver:
             fellow = self._fellows[seat] = _Fellow(seat, wire, self)
         return fellow
 
-    def parted(self, fellow: _Fellow, owed: list[_Given]) -> None:
+    def parted(self, fellow: _Fellow, owed: list[_Owed]) -> None:
         """For a fellow: it is gone, or too late; these it did not take."""
         self._fellows.pop(fellow.seat, None)
         for given in owed:
@@ -265,9 +262,12 @@ class HandOver:
     ) -> None:
         """Do what the message says; a connection that is served is taken off `came`."""
         try:
-            message = _at_taker.decode(data)
+            message = decode_given(data)
         except msgspec.DecodeError:
-            self._lose(giver, "a message was not understood")
+            if is_of_another_version(data):
+                self.unknown += 1
+            else:
+                self._lose(giver, "a message was not understood")
             return
         match message, came:
             case Connection(), [socket.socket() as connection]:
@@ -276,13 +276,15 @@ class HandOver:
                     self._receivers.taken(_with_head(connection, message.head), message.passed)
             case Datagram(), [] if _is_source(message.source):
                 self._receivers.datagram(message.data, message.source)  # type: ignore[arg-type]
+            case ((SipMessage() | SipGone()), []) if _is_source((message.host, message.port)):
+                self._receivers.sip(message)
             case _:
                 self._lose(giver, "a message was not understood")
 
     def _acknowledge(self, giver: socket.socket, message: Connection) -> bool:
         """Whether the giver knows that the connection is ours now."""
         try:
-            giver.send(_encode(Ack(VERSION, message.number)))
+            giver.send(encode(Ack(VERSION, message.number)))
         except OSError:  # the giver has routed it elsewhere, or is gone, or does not read
             self._drop_giver(giver)
             return False
@@ -304,7 +306,7 @@ class _Fellow:
 
     def __init__(self, seat: int, wire: socket.socket, owner: HandOver) -> None:
         self.seat = seat
-        self.owed: dict[int, _Given] = {}
+        self.owed: dict[int, _Owed] = {}
         """By number, oldest first."""
         self._wire = wire
         self._owner = owner
@@ -318,7 +320,7 @@ class _Fellow:
         if len(self.owed) >= OUTSTANDING:
             return False
         number = self._number
-        message = _encode(Connection(VERSION, number, passed, head_of(connection)))
+        message = encode(Connection(VERSION, number, passed, head_of(connection)))
         try:
             socket.send_fds(self._wire, [message], [connection.fileno()])
         except (BlockingIOError, InterruptedError):
@@ -327,7 +329,7 @@ class _Fellow:
             self.part()
             return False
         self._number += 1
-        self.owed[number] = _Given(connection, passed, self._loop.time() + ACK_SECONDS)
+        self.owed[number] = _Owed(connection, passed, self._loop.time() + ACK_SECONDS)
         if self._deadline is None:
             self._deadline = self._loop.call_later(ACK_SECONDS, self._check)
         return True
@@ -377,7 +379,7 @@ class _Fellow:
         if not data:
             return _Came.END
         try:
-            ack = _at_giver.decode(data)
+            ack = decode_ack(data)
         except msgspec.DecodeError:
             log.warning("fellow.lost", seat=self.seat, why="an answer was not understood")
             return _Came.END
@@ -452,7 +454,7 @@ def _is_source(source: tuple[str | int, ...]) -> bool:
             pass
         case _:
             return False
-    family = socket.AF_INET6 if rest else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.inet_pton(family, host.partition("%")[0])
     except (OSError, ValueError):

@@ -40,6 +40,8 @@ class Outside:
     """Given, taken, failed."""
     events_dropped: Callable[[], int] = lambda: 0
     helpers_lost: Callable[[], int] = lambda: 0
+    sip: Callable[[Metrics], None] = lambda _metrics: None
+    """Writes what the SIP side counts into the figures."""
     pace: Callable[[bool], None] = lambda _deferring: None
     """Told whether snapshots have to be rare."""
 
@@ -140,3 +142,4 @@ class Household:
             metrics.total("hand_overs", count, label=way)
         metrics.total("events_dropped", outside.events_dropped())
         metrics.total("helpers_lost", outside.helpers_lost())
+        outside.sip(metrics)

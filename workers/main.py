@@ -5,6 +5,7 @@ the row say SERVING and READY is written, so a worker that says it serves can se
 no new calls, live ones finish or hear a goodbye, then fellows, helpers and the disk are let go of.
 
     SIGUSR1  retire: the queue of the door is taken, then the door is closed; calls may go on long
+    SIGHUP   read the trunks again
     SIGTERM  drain: the door stays open to refuse in the caller's language; calls may go on a while
     SIGINT   stop: every call is ended now
     parent's death as SIGTERM, with the door closed; a more urgent order replaces one that is being carried out
@@ -18,19 +19,20 @@ import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from enum import IntEnum
+from functools import partial
 
 import uvloop
 
-from flowcatd.control import CallLine, Level
+from flowcatd.control import CallLine, Level, TrunkLine
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, LinkError
 from flowcatd.links.disk import Disk
 from flowcatd.log import configure, get_logger, set_level
 from flowcatd.metrics import Metrics
-from flowcatd.record import Outcome, Reason
-from workers.agents import Agent
+from flowcatd.record import Outcome, Reason, SipFigures
 from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.entrance import Entrance
@@ -38,10 +40,13 @@ from workers.household import Household
 from workers.listeners import Doors
 from workers.orphans import Orphans
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
+from workers.rest import Rest
+from workers.sip_figures import count
+from workers.sip_side import Around, SipSide
 from workers.speech import Speech
 from workers.uplink import Place, Uplink
 from workers.watch import CallWatch
-from workers.wiring import Wiring, open_store, warm
+from workers.wiring import Store, Wiring, open_store, warm
 
 log = get_logger()
 
@@ -95,6 +100,8 @@ class _Worker:
         self._told_more = asyncio.Event()
         self._clock: WorkerClock
         self._table: CallTable
+        self._sip: SipSide | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     async def serve(self) -> int:
         """Start, serve, end."""
@@ -102,42 +109,28 @@ class _Worker:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_loop_raised)
         self._watch(loop)
-        token = reveal(options.server.token)
-        agents: Mapping[str, Agent] = plan.agents
         row = plan.load.row(plan.seat)
         self._clock = clock = WorkerClock(loop)
         self._table = table = CallTable(options.calls, row, plan.load)
         household = Household(plan, clock, Metrics(), table, row)
         disk = Disk()
         store = open_store(options.records, disk, plan.records_directory, plan.slot)
-        voices = {agent.voice for agent in agents.values()}
+        voices = {agent.voice for agent in plan.agents.values()}
         speech = Speech(options.speech, plan.providers_directory, voices)
-        async with contextlib.AsyncExitStack() as ending:
+        async with AsyncExitStack() as ending:
             ending.callback(store.close)
             ending.push_async_callback(disk.close, options.calls.end_seconds)
+            if plan.sip_doors:
+                self._sip = sip = self._make_sip(household)
+                ending.push_async_callback(sip.close)
+                await sip.adopt(store.journals)
             ending.push_async_callback(_close, speech)
             if await self._unless_told(None, starting := asyncio.ensure_future(speech.start())):
                 log.info("worker.told", calls=0)
                 return self._exit_code()
             starting.result()
             warm()
-            uplink = self._open_uplink(household)
-            ending.callback(uplink.close)
-            watch = CallWatch(plan.slot, household.metrics, uplink.publish, household.defers)
-            orphans = Orphans(options, clock, store, watch)
-            orphans.begin()
-            ending.callback(orphans.close)
-            wiring = Wiring(options, clock, speech, store, watch, household.shedding)
-            identity = (plan.slot, options.agents.default)
-            told = (watch.refused, household.ended)
-            doors = Doors(token, table, wiring, agents, identity, told)
-            entrance = Entrance(plan, table, doors)
-            await entrance.open(options.workers.bound)
-            ending.push_async_callback(entrance.close)
-            household.outside.hand_overs = entrance.hand_overs
-            household.outside.helpers_lost = lambda: speech.helpers_lost
-            household.outside.pace = uplink.pace
-            household.outside.events_dropped = lambda: uplink.dropped + watch.left_out
+            entrance = await self._open(ending, household, store, speech)
             household.settle()
             table.shedding = False
             self._ready()
@@ -146,6 +139,53 @@ class _Worker:
         household.close()
         log.info("worker.stopped", leaked=table.leaked)
         return self._exit_code()
+
+    async def _open(
+        self, ending: AsyncExitStack, household: Household, store: Store, speech: Speech
+    ) -> Entrance:
+        """Everything that takes calls; the worker can speak by now."""
+        plan, options = self._plan, self._plan.options
+        uplink = self._open_uplink(household)
+        ending.callback(uplink.close)
+        watch = CallWatch(plan.slot, household.metrics, uplink.publish, household.defers)
+        orphans = Orphans(options, self._clock, store, watch)
+        if self._sip is not None:
+            orphans.part = self._sip.part
+        orphans.begin()
+        ending.callback(orphans.close)
+        wiring = Wiring(options, self._clock, speech, store, watch, household.shedding)
+        identity = (plan.slot, options.agents.default)
+        told = (watch.refused, household.ended)
+        token = reveal(options.server.token)
+        doors = Doors(token, self._table, wiring, plan.agents, identity, told)
+        entrance = Entrance(plan, self._table, doors, self._sip)
+        await entrance.open(options.workers.bound)
+        ending.push_async_callback(entrance.close)
+        if self._sip is not None:
+            sip = self._sip
+            rest = Rest(sip.dialling, token, options.calls.retry_after_seconds)
+            doors.dial, doors.sip = rest.place, sip.wire.websocket
+            sip.open(wiring, entrance.give_sip, watch.refused)
+            household.outside.sip = partial(count, sip)
+        household.outside.hand_overs = entrance.hand_overs
+        household.outside.helpers_lost = lambda: speech.helpers_lost
+        household.outside.pace = uplink.pace
+        household.outside.events_dropped = lambda: uplink.dropped + watch.left_out
+        return entrance
+
+    def _make_sip(self, household: Household) -> SipSide:
+        metrics = household.metrics
+        return SipSide(
+            Around(
+                plan=self._plan,
+                clock=self._clock,
+                table=self._table,
+                agents=self._plan.agents,
+                ended=lambda call: household.ended(call, None),
+                answered_after=partial(metrics.observe, "answer_delay_seconds"),
+                adopted=partial(metrics.add, "calls_adopted"),
+            )
+        )
 
     def _exit_code(self) -> int:
         return ExitCode.PARENT_GONE if self._order is Order.ORPHAN else ExitCode.OK
@@ -172,18 +212,37 @@ class _Worker:
         """Write log lines from this level up."""
         set_level(level)
 
+    def ladder(self, call: str) -> SipFigures | None:
+        """How the call of this call id or run id goes; None when it is not here or not over SIP."""
+        found = self._table.find(call)
+        return None if found is None or self._sip is None else self._sip.figures(found.id)
+
+    def trunks(self) -> list[TrunkLine]:
+        """Every trunk, with what this worker knows of it."""
+        return [] if self._sip is None else self._sip.trunk_lines()
+
+    def change_trunks(self) -> None:
+        """Read the trunks again (SIGHUP)."""
+        if self._sip is not None:
+            self._sip.change()
+
     # --- the end ----------------------------------------------------------------------------------
 
     async def _until_over(self, entrance: Entrance) -> None:
         """Wait for an order, then for the calls; a more urgent order shortens the waiting."""
         order = await self._next_order(None)
         self._table.draining = True
+        if self._sip is not None:
+            # Beside the waiting for calls: fellows take the trunks over meanwhile.
+            self._leaving = asyncio.ensure_future(self._sip.leave())
         while True:
             if order in {Order.RETIRE, Order.ORPHAN}:
                 # Somebody else has the port, or is about to: a new daemon can take it at once.
                 entrance.stop()
-            if order is Order.ORPHAN:
-                entrance.leave_sip()
+                if self._sip is not None:
+                    self._sip.stop()
+            if order is Order.ORPHAN and self._sip is not None:
+                self._sip.leave_ports()
             if order is Order.RETIRE:
                 log.info("worker.retired", calls=len(self._table))
             else:
@@ -211,6 +270,8 @@ class _Worker:
                     return more
         table.end_all(Reason.DRAINED)
         await table.drained(calls.end_seconds + FINISH_SECONDS)
+        if self._leaving is not None:
+            await self._leaving
         return None
 
     async def _unless_told(self, order: Order | None, waiting: Awaitable[object]) -> Order | None:
@@ -234,6 +295,7 @@ class _Worker:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         for number, order in _SIGNALS.items():
             loop.add_signal_handler(number, self._told, order)
+        loop.add_signal_handler(signal.SIGHUP, self.change_trunks)
         os.set_blocking(self._plan.alive_fd, False)
         loop.add_reader(self._plan.alive_fd, self._parent_watch(loop))
 

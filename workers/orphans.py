@@ -14,6 +14,7 @@ named once in the log, and its call's record says what the file's name knows.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from flowcatd.journal import Journal, parse_name, unreadable
@@ -35,6 +36,10 @@ EVERY_SECONDS = 60.0
 LOST = Outcome(reason=Reason.WORKER_LOST, error="its worker died, and nobody came back for it")
 
 
+def _nothing(_journal: Journal) -> None:
+    """A media socket went with its worker."""
+
+
 class Orphans:
     """One worker's care for the calls of dead ones; one task, from `begin` to `close`."""
 
@@ -49,6 +54,8 @@ class Orphans:
         self._journals: Journals | None = store.journals
         self._watch = watch or Unwatched()
         self._task: asyncio.Task[None] | None = None
+        self.part: Callable[[Journal], None] = _nothing
+        """Ends what the call still has outside, given its journal: a BYE in its dialog."""
 
     def begin(self) -> None:
         """Care from now on."""
@@ -94,6 +101,7 @@ class Orphans:
             await self._write(record_path, record)
             log.warning("call.abandoned", call=record.call_id, seconds=record.duration_seconds)
             self._watch.ended(record)
+            self.part(known)
         if journal is not None:
             await journals.discard(place)
 

@@ -13,6 +13,7 @@ the process's exit code. The child then
 * on SIGUSR1 retires (no new calls; live ones finish within workers.retire_seconds), on SIGTERM
   drains (the same within calls.drain_seconds; what is left hears calls.goodbye), on SIGINT ends all
   calls within calls.end_seconds. Each may come twice, and a later one may be more urgent;
+* on SIGHUP reads the trunks again, once it serves (before, nobody sends it one);
 * on SIGUSR2 writes the traceback of every thread to standard error, whatever it is stuck in.
 
 Standard input is /dev/null, and the worker is its own process group, so that a terminal's Ctrl-C
@@ -22,13 +23,15 @@ reaches the supervisor alone, which then decides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from flowcatd.options import Options
+from flowcatd.sip.trunk import Trunk
 from workers.load import LoadTable
+from workers.trunk_counts import TrunkCounts
 
 READY_MARK = b"R"
 MEDIA_PATH = "/telephony/ws/{provider}/{run_id}"
@@ -84,8 +87,8 @@ class WorkerPlan:
     """The reserved port: options.server.port, or what port 0 became."""
     door_fd: int
     """The slot's listening socket."""
-    sip_fd: int | None
-    """The slot's SIP socket (UDP), when there is one."""
+    sip_doors: Mapping[str, int]
+    """The slot's SIP sockets by name: udp, tcp, tls over IPv4, and udp6, tcp6, tls6."""
     ready_fd: int
     """Where to write READY_MARK."""
     alive_fd: int
@@ -97,3 +100,11 @@ class WorkerPlan:
     records_directory: Path
     providers_directory: Path
     """Where an operator's own provider rows (*.toml) are; it need not exist."""
+    trunk_counts: TrunkCounts = field(default_factory=TrunkCounts.alone)
+    """Live calls per trunk, of all processes: shared memory like `load`."""
+    trunks: Mapping[str, Trunk] = field(default_factory=dict)
+    """Name to trunk, read before the fork; SIGHUP means that they are to be read again."""
+    trunks_directory: Path = Path("trunks.d")
+    """Where they are read from."""
+    config_directory: Path = Path()
+    """Where relative paths of the settings start."""

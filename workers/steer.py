@@ -20,7 +20,7 @@ take with its seat in `passed`. So every hop names one seat more, and a connecti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
@@ -112,6 +112,27 @@ def choose(
     # All that are left carry more than their share: the least burdened, in ring order.
     least = min(able, key=lambda number: members[number].calls, default=None)
     return None if least is None else members[least].head.seat
+
+
+def tender(key: bytes, loads: Iterable[Load], now: float) -> int | None:
+    """The one seat that does a thing with this key for the whole daemon, or None when nobody serves."""
+    return find_tender(key, heads(loads, now))
+
+
+def heads(loads: Iterable[Load], now: float) -> dict[int, int]:
+    """Slot to the seat of its head, of those that serve or shed; who does not tick is passed over."""
+    return {
+        number: slot.head.seat
+        for number, slot in _slots(loads).items()
+        if slot.head.standing in (Standing.SERVING, Standing.SHEDDING)
+        and now - slot.head.tick_us / 1e6 <= STALE_SECONDS
+    }
+
+
+def find_tender(key: bytes, heads: Mapping[int, int]) -> int | None:
+    """As `tender`, for whoever asks about many keys at a time."""
+    slot = max(heads, key=lambda number: (_weight(number, key), number), default=None)
+    return None if slot is None else heads[slot]
 
 
 def room(seat: int, loads: Iterable[Load]) -> int:

@@ -39,15 +39,22 @@ from flowcatd.control import (
     Order,
     OrderCalls,
     OrderHangUp,
+    OrderLadder,
     OrderLogLevel,
+    OrderTrunks,
     Reader,
+    Report,
     ReportCalls,
     ReportDone,
+    ReportLadder,
+    ReportTrunks,
+    TrunkLine,
     encode,
     worker_identity,
 )
 from flowcatd.errors import ControlError
 from flowcatd.links.zeromq import Sent, Wire
+from flowcatd.record import SipFigures
 
 INTERVAL_SECONDS = 1.0
 """Between two beats, and between two snapshots."""
@@ -61,8 +68,10 @@ PUBLISH_HWM = 1000
 """Published messages waiting: the starts and ends of 500 calls, 300 KB."""
 MESSAGE_MAX = 64 * 1024
 """Bytes of the longest message that is read; an order has 300."""
-CALLS_MAX = 4000
+CALLS_MAX = 3000
 """Calls in one Report, so that it stays under control.MESSAGE_MAX."""
+TRUNKS_MAX = 4000
+"""Trunks in one Report, likewise."""
 LINGER_MS = 200
 """What the last messages get to leave when the uplink closes."""
 
@@ -78,6 +87,12 @@ class Told(Protocol):
 
     def set_level(self, level: Level) -> None:
         """Write log lines from this level up."""
+
+    def ladder(self, call: str) -> SipFigures | None:
+        """How the call of this call id or run id goes; None when it is not here or not over SIP."""
+
+    def trunks(self) -> list[TrunkLine]:
+        """Every trunk, with what this worker knows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +211,7 @@ class Uplink:
         if self._say(self._obey(order)) is not Sent.DONE:
             self.dropped += 1
 
-    def _obey(self, order: msgspec.Struct) -> ReportCalls | ReportDone:
+    def _obey(self, order: msgspec.Struct) -> Report:
         seat = self._place.seat
         match order:
             case OrderCalls():
@@ -208,4 +223,10 @@ class Uplink:
             case OrderLogLevel():
                 self._told.set_level(order.level)
                 return ReportDone(id=order.id, seat=seat, found=True)
+            case OrderLadder():
+                sip = self._told.ladder(order.call)
+                return ReportLadder(id=order.id, seat=seat, sip=sip)
+            case OrderTrunks():
+                trunks = self._told.trunks()[:TRUNKS_MAX]
+                return ReportTrunks(id=order.id, seat=seat, trunks=trunks)
         raise AssertionError(f"{order!r} is no order")

@@ -3,18 +3,27 @@
 The wiring calls this at each step of a call's life. Events name the call and how it went, never what
 was said, pressed or who it was. While the worker gives up what can wait, events are not published
 and are counted as dropped; figures are always kept.
+
+Of a call over SIP the record holds what became of its signalling and media (`record.SipFigures`), so
+that is counted once, at its end; what stands in no record (keys by their kind, how long an INVITE
+waited) is told as it happens.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from flowcatd.control import CallEvent
 from flowcatd.metrics import Metrics
-from flowcatd.record import CallRecord, Identity
+from flowcatd.record import CallRecord, Identity, MediaFigures, SipFigures
 
 Publish = Callable[[CallEvent], None]
+
+SIP: Final = "sip"
+"""The carrier's name of a call over SIP."""
+_ANSWERED: Final = 200
 
 
 class CallWatch:
@@ -44,6 +53,8 @@ class CallWatch:
     def resumed(self, identity: Identity) -> None:
         """It was taken up again after its worker had died."""
         self._metrics.add("calls_resumed")
+        if identity.carrier == SIP:
+            self._metrics.add("calls_adopted")
         self._tell("resumed", identity)
 
     def refused(self, cause: str) -> None:
@@ -53,6 +64,14 @@ class CallWatch:
             self._publish(
                 CallEvent(event="refused", at_utc=time.time(), slot=self._slot, reason=cause)
             )
+
+    def answered_after(self, seconds: float) -> None:
+        """An INVITE got its final answer this long after it came."""
+        self._metrics.observe("answer_delay_seconds", seconds)
+
+    def pressed(self, kind: str) -> None:
+        """A caller pressed a key; `kind` is a word of metrics.DTMF_KINDS."""
+        self._metrics.add("dtmf", label=kind)
 
     def ended(self, record: CallRecord) -> None:
         """It is over, and this is its record."""
@@ -67,6 +86,8 @@ class CallWatch:
         metrics.add("audio_frames", round(record.audio_seconds.caller * 50), label="in")
         metrics.add("audio_frames", round(record.audio_seconds.agent * 50), label="out")
         metrics.add("records_lost", sum(p.where in _KEPT for p in record.problems))
+        if record.sip is not None:
+            self._ended_sip(record.sip)
         if self._left_out():
             return
         self._publish(
@@ -82,12 +103,34 @@ class CallWatch:
                 ended_by=record.ended_by,
                 seconds=record.duration_seconds,
                 turns=record.turns.user,
+                direction=record.sip.direction if record.sip is not None else "",
+                trunk=record.sip.trunk if record.sip is not None else "",
             )
         )
 
     def unkept(self) -> None:
         """A call's record could not be written; it cannot say so itself."""
         self._metrics.add("records_lost")
+
+    def _ended_sip(self, sip: SipFigures) -> None:
+        self._metrics.add("sip_calls", label=sip.direction)
+        if sip.direction == "outbound" and sip.status != _ANSWERED:
+            self._metrics.add("sip_failed_outbound")
+        if sip.media is not None:
+            self._ended_media(sip.media)
+
+    def _ended_media(self, media: MediaFigures) -> None:
+        metrics = self._metrics
+        metrics.add("rtp_packets", media.packets_in, label="in")
+        metrics.add("rtp_packets", media.packets_out, label="out")
+        metrics.add("rtp_lost", media.lost)
+        metrics.add("rtp_late", media.late)
+        metrics.add("rtp_concealed_seconds", media.concealed_ms / 1000)
+        metrics.add("rtp_foreign", media.foreign)
+        metrics.add("rtp_bad", media.bad)
+        if media.packets_in:  # who heard nothing has no opinion of how it sounded
+            metrics.observe("call_mos", media.mos)
+            metrics.observe("call_jitter_seconds", media.jitter_ms / 1000)
 
     def _tell(self, event: str, identity: Identity) -> None:
         if self._left_out():

@@ -79,6 +79,7 @@ class Memory:
     """A far end that takes everything; `encode` is what it does to each frame."""
 
     has_marks = True
+    lead_ms = 0
 
     def __init__(self, encode: Callable[[bytes], bytes]) -> None:
         self._encode = encode
@@ -97,6 +98,10 @@ class Memory:
 
     def send_digits(self, digits: str) -> None:
         """Never asked."""
+
+    def transfer(self, target: str) -> bool:  # noqa: ARG002 never asked
+        """Never asked."""
+        return False
 
 
 def same(data: bytes) -> bytes:

@@ -39,7 +39,7 @@ Stamps = list[list[float]]
 """Of each stream, when its packets went."""
 
 
-class _Clock:
+class BenchClock:
     """One timer of the loop for all wakes, rounded as the worker's clock does it (workers/clock.py)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -138,7 +138,7 @@ async def _measured(name: str, seconds: float, stamps: Stamps) -> None:
 
 async def _bench_clock(calls: int, seconds: float) -> None:
     """A wake per stream, each with its own schedule, sending a bare datagram."""
-    clock = _Clock(asyncio.get_running_loop())
+    clock = BenchClock(asyncio.get_running_loop())
     stamps, sends = _senders(calls)
     live = [True]
 
@@ -161,7 +161,7 @@ async def _bench_clock(calls: int, seconds: float) -> None:
 
 async def _bench_pacer(calls: int, seconds: float) -> None:
     """The pacer, sending a bare datagram."""
-    pacer = Pacer(_Clock(asyncio.get_running_loop()))
+    pacer = Pacer(BenchClock(asyncio.get_running_loop()))
     stamps, sends = _senders(calls)
     beats = [pacer.add(send) for send in sends]
     await _measured("the pacer", seconds, stamps)
@@ -195,7 +195,7 @@ def _keys() -> tuple[Guard, Guard]:
 
 async def _bench_wire(calls: int, seconds: float, *, secret: bool) -> None:
     """Whole wires in pairs: read, jitter buffer, decode, encode, send, reports."""
-    clock = _Clock(asyncio.get_running_loop())
+    clock = BenchClock(asyncio.get_running_loop())
     pacer = Pacer(clock)
     talkers: list[_Talker] = []
     wires: list[tuple[RtpWire, _Pair, Stream]] = []

@@ -1,4 +1,6 @@
-"""`flowcatd call`: place a call to a running daemon, as a carrier would, and show the conversation.
+"""`flowcatd call`: place a call to a running daemon, and show the conversation.
+
+A `ws://` address is called as a carrier would, over its WebSocket; a `sip:` address as a telephone would.
 
 The turns are the `--say`, `--wav` and `--digits` in the order they are given, or the demo for the
 shipped agent, or what is typed with `--interactive`. Exit codes are for scripts: see STATUS below.
@@ -21,26 +23,40 @@ import msgspec
 
 from flowcatd import log
 from flowcatd.caller import address as where
+from flowcatd.caller import sip_address as over_sip
 from flowcatd.caller.address import Address
 from flowcatd.caller.handset import Handset
 from flowcatd.caller.keyboard import Keyboard
 from flowcatd.caller.listener import QUIET_MS
+from flowcatd.caller.person import Person
 from flowcatd.caller.phone import Phone
 from flowcatd.caller.recorded import recording_of
 from flowcatd.caller.report import Report
 from flowcatd.caller.script import DEMO, TURNS_LIMIT, Script
+from flowcatd.caller.sip_address import SipAddress
+from flowcatd.caller.sip_handset import Manner
+from flowcatd.caller.sip_phone import SipPhone
 from flowcatd.caller.tape import Tape
 from flowcatd.caller.turns import Kind, Wish, check, make_turn, typed
 from flowcatd.caller.voice import VOICE, open_voice
 from flowcatd.carriers.catalogue import carrier_names
 from flowcatd.carriers.events import Started
 from flowcatd.carriers.far_end import FarEnd
-from flowcatd.environment import wants_colour
+from flowcatd.environment import reveal, wants_colour
 from flowcatd.errors import ConfigError, FlowcatdError, LinkRefused
 from flowcatd.options import Log
+from flowcatd.options import Secret as Reference
 from flowcatd.services import Voice
+from flowcatd.sip.digest import Secret
 
 SECONDS_LIMIT = 3600.0
+
+Keep = Callable[[bytes, bytes], None] | None
+"""Where each 20 ms of both sides goes."""
+
+_FOR_WS = ("carrier", "agent")
+_FOR_SIP = ("codec", "user", "password_env", "hold_after")
+"""Options that make sense for one kind of address only."""
 
 
 class Status(IntEnum):
@@ -64,6 +80,8 @@ examples:
   flowcatd call --say "tuesday at nine" --say yes --record heard.wav
   flowcatd call --say "make it friday" --interrupt-after 800
   flowcatd call --interactive                     type what to say; keys as digits; Ctrl-D hangs up
+  flowcatd call sip:                              the same over SIP, to port 5060 of this machine
+  flowcatd call "sip:100@192.0.2.7;transport=tcp" --codec g722 --digits 1
 
 exit codes:
   0    the agent completed the conversation; also an end you asked for (--hang-up, Ctrl-D)
@@ -112,10 +130,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.error = lambda message: _exit(parser, message)  # type: ignore[method-assign]  # 2, argparse's, means that nobody answered
     add = parser.add_argument
-    add("address", nargs="?", metavar="URL", help=f"where to call (default {where.DEFAULT})")
+    add(
+        "address",
+        nargs="?",
+        metavar="URL",
+        help=f"where to call (default {where.DEFAULT}); `sip:` alone is {over_sip.DEFAULT}",
+    )
     add("--url", help="the same, as an option")
     add("--carrier", choices=carrier_names(), default="", help="whose wire to speak")
     add("--agent", default="", metavar="NAME", help="who is to answer")
+    add(
+        "--codec",
+        default="",
+        choices=[name for name in over_sip.OFFERS if name],
+        help="sip: what to offer (default pcmu and pcma)",
+    )
+    add("--user", default="", metavar="NAME", help="sip: who calls, and answers a challenge")
+    add("--password-env", default="", metavar="VARIABLE", help="sip: where its password stands")
+    add("--hold-after", type=_seconds, metavar="S", help="sip: hold the agent for 3 s after S s")
     parser.set_defaults(wishes=[])
     add("--say", action=_Append, metavar="TEXT", help="say this; may be given again")
     add("--wav", action=_Append, metavar="FILE", help="play this file")
@@ -161,12 +193,7 @@ def run(args: argparse.Namespace) -> int:
     """Place the call; the result is the exit code."""
     log.configure(Log(level="warning"), slot=None)
     try:
-        target = where.resolve(
-            args.url or args.address or where.DEFAULT,
-            carrier=args.carrier,
-            agent=args.agent,
-            run_id=f"call-{secrets.token_hex(6)}",
-        )
+        target = _target(args)
         wishes = args.wishes
         if not wishes and not args.interactive:
             wishes = [
@@ -186,6 +213,24 @@ def run(args: argparse.Namespace) -> int:
         return Status.INTERRUPTED
 
 
+def _target(args: argparse.Namespace) -> Address | SipAddress:
+    """Where to call; ConfigError for an address that cannot be, or options of the other kind."""
+    address = args.url or args.address or where.DEFAULT
+    is_sip = over_sip.is_sip(address)
+    for option in _FOR_WS if is_sip else _FOR_SIP:
+        if getattr(args, option):
+            reason = (
+                "is for ws:// addresses: over SIP the trunk's routes say who answers"
+                if is_sip
+                else "is for sip: addresses"
+            )
+            raise ConfigError(f"--{option.replace('_', '-')}", reason)
+    if is_sip:
+        return over_sip.resolve(address, args.codec)
+    run_id = f"call-{secrets.token_hex(6)}"
+    return where.resolve(address, carrier=args.carrier, agent=args.agent, run_id=run_id)
+
+
 def _refuse(args: argparse.Namespace, error: Exception, status: Status) -> Status:
     if args.json:
         _print(msgspec.json.encode({"reached_end": False, "error": str(error)}).decode())
@@ -193,7 +238,9 @@ def _refuse(args: argparse.Namespace, error: Exception, status: Status) -> Statu
     return status
 
 
-async def _call(args: argparse.Namespace, target: Address, wishes: Sequence[Wish]) -> int:
+async def _call(
+    args: argparse.Namespace, target: Address | SipAddress, wishes: Sequence[Wish]
+) -> int:
     speaks = args.interactive or any(
         wish.kind is Kind.SAY and wish.recording is None for wish in wishes
     )
@@ -204,33 +251,61 @@ async def _call(args: argparse.Namespace, target: Address, wishes: Sequence[Wish
         if args.record is not None:
             tape = stack.enter_context(Tape(args.record, target.rate_hz))
         script = Script(turns, eager=args.interactive, hang_up=args.hang_up)
-        started = Started(
-            f"CA{secrets.token_hex(16)}",
-            f"MZ{secrets.token_hex(16)}",
-            target.encoding,
-            target.rate_hz,
-        )
-        handset = Handset(
-            FarEnd(target.row, started),
-            script,
-            quiet_ms=args.answer_silence_ms,
-            on_frame=tape.add if tape is not None else None,
-        )
         report = Report(
             (lambda _line: None) if args.json else _print, coloured=wants_colour(sys.stdout)
         )
-        phone = Phone(target, handset, seconds=args.timeout, tell=report.tell)
+        keep = tape.add if tape is not None else None
+        if isinstance(target, SipAddress):
+            phone, person = _telephone(args, target, script, keep, report)
+        else:
+            phone, person = _carrier(args, target, script, keep, report)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, phone.interrupt)
         if args.interactive:
             await stack.enter_async_context(_typing(script, target.rate_hz, voice))
-        report.begin(target.shown, target.row.name)
         await phone.call()
-    return _tell_end(args, phone, handset, report)
+    if isinstance(phone, SipPhone):
+        report.media = phone.figures
+    return _tell_end(args, phone, person, report)
 
 
-def _tell_end(args: argparse.Namespace, phone: Phone, handset: Handset, report: Report) -> Status:
-    outcome = handset.outcome
-    heard_seconds, unsaid = handset.listener.audible_seconds, handset.script.remaining
+def _carrier(
+    args: argparse.Namespace, target: Address, script: Script, keep: Keep, report: Report
+) -> tuple[Phone | SipPhone, Person]:
+    """A carrier's end of a WebSocket, and who talks there."""
+    call_id, stream_id = f"CA{secrets.token_hex(16)}", f"MZ{secrets.token_hex(16)}"
+    started = Started(call_id, stream_id, target.encoding, target.rate_hz)
+    far = FarEnd(target.row, started)
+    handset = Handset(far, script, quiet_ms=args.answer_silence_ms, on_frame=keep)
+    report.begin(target.shown, target.row.name)
+    return Phone(target, handset, seconds=args.timeout, tell=report.tell), handset.person
+
+
+def _telephone(
+    args: argparse.Namespace, target: SipAddress, script: Script, keep: Keep, report: Report
+) -> tuple[Phone | SipPhone, Person]:
+    """A telephone for SIP, and who talks into it."""
+    person = Person(target.rate_hz, script, quiet_ms=args.answer_silence_ms, on_frame=keep)
+    manner = Manner(args.timeout, args.hold_after)
+    report.begin(target.shown, "a telephone")
+    phone = SipPhone(target, person, manner, tell=report.tell, secret=_secret(args))
+    return phone, person
+
+
+def _secret(args: argparse.Namespace) -> Secret | None:
+    """What answers a challenge; a user without a password is only a name."""
+    if not args.user:
+        return None
+    password = ""
+    if args.password_env:
+        password = reveal(Reference(f"env:{args.password_env}"))
+    return Secret(args.user, password)
+
+
+def _tell_end(
+    args: argparse.Namespace, phone: Phone | SipPhone, person: Person, report: Report
+) -> Status:
+    outcome = person.outcome
+    heard_seconds, unsaid = person.listener.audible_seconds, person.script.remaining
     if args.json:
         figures = report.figures(outcome, heard_seconds=heard_seconds, unsaid=unsaid)
         _print(msgspec.json.encode(figures).decode())

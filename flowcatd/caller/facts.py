@@ -60,7 +60,31 @@ class Opened:
     agent: str
 
 
-CallerEvent = Spoke | Answered | AgentSpoke | Line | Opened
+@dataclass(frozen=True, slots=True)
+class Rang:
+    """A call over SIP is on its way: 180 rings, 183 plays something."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A call over SIP was taken; the call's clock begins with this."""
+
+    after: float
+    """Seconds since it was placed."""
+    codec: str
+    transport: str
+    call_id: str
+    """The SIP Call-ID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """The agent wanted to hand the call over to somebody else; that was refused."""
+
+
+CallerEvent = Spoke | Answered | AgentSpoke | Line | Opened | Rang | Taken | Transferred
 
 
 @dataclass(slots=True)
@@ -73,4 +97,4 @@ class Outcome:
     reached_end: bool = False
     """The agent completed the conversation, or the caller hung up where that was wanted."""
     close_code: int | None = None
-    """RFC 6455 §7.4; None when we closed the socket or it broke."""
+    """RFC 6455 §7.4; None when we closed the socket or it broke, and over SIP."""

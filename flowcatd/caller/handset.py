@@ -1,9 +1,7 @@
-"""One call as its caller lives it: script, earpiece and carrier wire joined. Pure, in virtual time.
+"""One call over a carrier's WebSocket as its caller lives it: a person on a carrier's wire. Pure.
 
 The clock is the call's: frame n leaves at `origin + n * 20 ms`, whatever happened before, so a late
-shell catches up and the call never drifts. Like a telephone's, a frame holds the 20 ms *before* it
-leaves, and what arrives is heard the moment it can be played. Answer latency is measured between
-those two: from our last audible sample to the agent's first one, packets and network included.
+shell catches up and the call never drifts.
 
 Feed `receive_text`, `receive_binary`, `receive_closed`, or `wake` when `wake_at` has come; then drain
 `outgoing()` and `events()`. Once `closing` is true, send what is outgoing and close the socket.
@@ -14,18 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flowcatd.caller import listener as ear
-from flowcatd.caller.facts import (
-    COMPLETED,
-    AgentSpoke,
-    Answered,
-    CallerEvent,
-    Line,
-    Opened,
-    Outcome,
-    Spoke,
-)
+from flowcatd.caller.facts import COMPLETED, CallerEvent, Line, Opened, Outcome
 from flowcatd.caller.listener import Listener
-from flowcatd.caller.mouth import Mouth
+from flowcatd.caller.person import Person
 from flowcatd.caller.script import Script
 from flowcatd.carriers.events import Audio, Encoding
 from flowcatd.carriers.far_end import ClearAsked, FarEnd, FarEvent, MarkAsked, Notice
@@ -52,28 +41,42 @@ class Handset:
         """`on_frame` gets each 20 ms of both sides, said and heard."""
         started = far.started
         self._far = far
-        self.script = script
-        self.listener = Listener(
+        self.person = Person(
             started.rate_hz,
+            script,
             returns_cleared_marks=far.row.returns_cleared_marks,
             quiet_ms=quiet_ms,
+            on_frame=on_frame,
         )
-        self._on_frame = on_frame
         self._rate_hz = started.rate_hz
-        self._frame_samples = started.rate_hz * PTIME_MS // 1000
-        self._mouth = Mouth(started.rate_hz)
         self._audio_is_text = far.row.media is not None
         self._encode = ENCODE[started.encoding]
         self._decode = DECODE[started.encoding]
         self._odd: bytes | None = b"" if started.encoding is Encoding.PCM else None
         self._origin: float | None = None
         self._count = 0
-        self._asked_at: float | None = None
+        self._stopped = False
         self._outgoing: list[str | bytes] = []
-        self._events: list[CallerEvent] = []
-        self.outcome = Outcome()
-        self.closing = False
+
+    @property
+    def script(self) -> Script:
+        """What is said when."""
+        return self.person.script
+
+    @property
+    def listener(self) -> Listener:
+        """What is heard."""
+        return self.person.listener
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        return self.person.outcome
+
+    @property
+    def closing(self) -> bool:
         """Whether nothing more will be sent."""
+        return self.person.closing
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -106,18 +109,12 @@ class Handset:
         else:
             outcome.ended_by = "daemon"
             outcome.reason = why or f"the connection closed with code {code}"
-        self.closing = True
+        self.person.closing = True
 
     def hang_up(self, reason: str, *, asked: bool = False) -> None:
         """End the call now; `asked` if that is the end that was wanted."""
-        if self.closing:
-            return
-        self.closing = True
-        if not self.outcome.ended_by:
-            self.outcome.ended_by, self.outcome.reason = "caller", reason
-            self.outcome.reached_end = asked and not self.script.remaining
-        if self._origin is not None:
-            self._outgoing.append(self._far.stop().decode())
+        if self.person.hang_up(reason, asked=asked):
+            self._stop()
 
     def wake_at(self) -> float | None:
         """When the next frame leaves."""
@@ -131,7 +128,7 @@ class Handset:
         if due is not None and now - due > STALL_SECONDS:
             self.hang_up(f"the caller stood still for {now - due:.1f} s")
         while (due := self.wake_at()) is not None and due <= now:
-            self._frame(self._count * PTIME_MS / 1000)
+            self._frame(self._count)
             self._count += 1
 
     # --- to collect -------------------------------------------------------------------------------
@@ -143,48 +140,32 @@ class Handset:
 
     def events(self) -> list[CallerEvent]:
         """Drain what there is to tell, in order."""
-        drained, self._events = self._events, []
-        return drained
+        return self.person.events()
 
     # --- 20 ms ------------------------------------------------------------------------------------
 
-    def _frame(self, at: float) -> None:
-        """One frame leaves at `at`, and 20 ms more have been heard."""
-        heard = self.listener.play(self._count * self._frame_samples)
-        self._notice()
-        self._decide(at)
-        if self.closing:
+    def _frame(self, number: int) -> None:
+        """One frame leaves, and 20 ms more have been heard."""
+        frame = self.person.frame(number)
+        self._give_marks_back()
+        if frame is None:
+            self._stop()
             return
-        pcm = self._keys_and_voice()
-        message = self._far.audio(self._encode(pcm))
+        if frame.key:
+            self._outgoing.append(self._far.digit(frame.key).decode())
+        message = self._far.audio(self._encode(frame.pcm))
         self._outgoing.append(message.decode() if self._audio_is_text else message)
-        if self._on_frame is not None and heard:
-            self._on_frame(pcm, heard)
 
-    def _decide(self, at: float) -> None:
-        if self._mouth.busy:
-            return
-        wish = self.script.hang_up(at)
-        if wish is not None:
-            self.hang_up(wish.reason, asked=wish.asked)
-            return
-        turn = self.script.next_turn(at)
-        if turn is not None:
-            said = self._mouth.begin(turn, at)
-            self._asked_at = None
-            self._events.append(Spoke(max(0.0, said.began), said.ended, turn))
+    def _stop(self) -> None:
+        """What a carrier sends at the end, once."""
+        if self._origin is not None and not self._stopped:
+            self._outgoing.append(self._far.stop().decode())
+        self._stopped = True
 
-    def _keys_and_voice(self) -> bytes:
-        """Press what is to be pressed, and the 20 ms that leave now."""
-        key = self._mouth.key()
-        if key:
-            self._outgoing.append(self._far.digit(key).decode())
-        pcm = self._mouth.frame()
-        said = self._mouth.finished()
-        if said is not None:
-            self._asked_at = said.ended
-            self.script.said(said.began, said.ended)
-        return pcm
+    def _give_marks_back(self) -> None:
+        for name in self.person.marks():
+            if not self._stopped:
+                self._outgoing.append(self._far.mark_played(name).decode())
 
     # --- what the daemon wants --------------------------------------------------------------------
 
@@ -193,7 +174,8 @@ class Handset:
         at = int((now - self._origin) * self._rate_hz)
         for event in self._far.events():
             self._obey(event, at)
-        self._notice()
+        self.person.notice()
+        self._give_marks_back()
 
     def _obey(self, event: FarEvent, at: int) -> None:
         match event:
@@ -218,32 +200,13 @@ class Handset:
             self._odd, payload = payload[whole:], payload[:whole]
         return self._decode(payload)
 
-    def _notice(self) -> None:
-        """Let script and report know what the ear noticed, and give marks back."""
-        for event in self.listener.events():
-            match event:
-                case ear.MarkReached():
-                    if not self.closing:
-                        self._outgoing.append(self._far.mark_played(event.name).decode())
-                case ear.AgentStarted():
-                    self.script.agent_started(event.at)
-                    self._answered(event.at)
-                case ear.AgentStopped():
-                    self.script.agent_stopped(event.start, event.end, cut=event.cut)
-                    self._events.append(AgentSpoke(event.start, event.end, event.cut))
-
-    def _answered(self, at: float) -> None:
-        if self._asked_at is not None and at >= self._asked_at:
-            self._events.append(Answered(at, round((at - self._asked_at) * 1000)))
-            self._asked_at = None
-
     def _read(self, fields: dict[str, object]) -> None:
         """One of the daemon's own notices; unknown ones are for later clients."""
         match fields.get("type"):
             case "call":
-                self._events.append(Opened(_text(fields, "call_id"), _text(fields, "agent")))
+                self.person.tell(Opened(_text(fields, "call_id"), _text(fields, "agent")))
             case "transcript":
-                self._events.append(
+                self.person.tell(
                     Line(
                         _text(fields, "role"),
                         _text(fields, "text"),

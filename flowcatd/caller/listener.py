@@ -126,6 +126,11 @@ class Listener:
         if dropped and self._start is not None:
             self._stop(cut=True)
 
+    def finish(self) -> None:
+        """The call is over: a stretch that was going on ended with what was heard of it."""
+        if self._start is not None:
+            self._stop(cut=False)
+
     # --- what is heard ----------------------------------------------------------------------------
 
     def play(self, until: int) -> bytes:

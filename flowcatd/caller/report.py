@@ -6,7 +6,7 @@
     00:09.9  agent   Tuesday. And at what time?  (after 0.58 s)
 
 What the agent said is known by the daemon's account, which it gives only to callers on its own
-machine; without it the report says how long the agent spoke. Answer latency is measured here, by
+machine, and not over SIP; without it the report says how long the agent spoke. Answer latency is measured here, by
 ear: from the caller's last audible sample to the agent's first.
 """
 
@@ -17,7 +17,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import assert_never
 
-from flowcatd.caller.facts import AgentSpoke, Answered, CallerEvent, Line, Opened, Outcome, Spoke
+import msgspec
+
+from flowcatd.caller.facts import (
+    AgentSpoke,
+    Answered,
+    CallerEvent,
+    Line,
+    Opened,
+    Outcome,
+    Rang,
+    Spoke,
+    Taken,
+    Transferred,
+)
+from flowcatd.record import MediaFigures
 
 ROWS_LIMIT = 10_000
 """Rows kept for the figures at the end; an hour of short lines."""
@@ -27,6 +41,16 @@ ECHO = "echo"
 
 _DIM, _BOLD, _RED, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _NO_TIME = " " * 7
+
+_RINGING = {
+    180: "it rings",
+    181: "it is forwarded",
+    182: "it is queued",
+    183: "something is played",
+}
+
+GOOD_MOS, FAIR_MOS = 4.0, 3.6
+"""ITU-T G.107 annex B: users are satisfied, and some are not."""
 
 
 @dataclass(slots=True)
@@ -58,6 +82,9 @@ class Report:
         self._answered_ms: int | None = None
         self.rows: list[Row] = []
         self.call_id = ""
+        """The daemon's name for the call, or over SIP its Call-ID."""
+        self.media: MediaFigures | None = None
+        """What became of the sound, where this caller knows: over SIP."""
 
     def begin(self, shown: str, carrier: str) -> None:
         """The call is about to be placed."""
@@ -85,6 +112,8 @@ class Report:
                 self._accounted = event.agent != ECHO
                 self.call_id = event.call_id
                 self._write(self._dim(f"{_NO_TIME}  call {event.call_id}, agent {event.agent}"))
+            case Rang() | Taken() | Transferred():
+                self._signalled(event)
             case _:
                 assert_never(event)
 
@@ -106,6 +135,9 @@ class Report:
                 f"{len(answers)} answered, after {middle:.2f} s (median), {most:.2f} s (max)"
             )
         self._write(self._dim("; ".join(parts)))
+        if self.media is not None:
+            self._write(self._dim(_sound(self.media)))
+            self._write(self._dim(f"flowcatd ladder {self.call_id} shows the daemon's side of it"))
 
     def answers_ms(self) -> list[int]:
         """The answer latencies, in the order of the turns."""
@@ -119,10 +151,24 @@ class Report:
             "unsaid": unsaid,
             "answer_ms": self.answers_ms(),
             "heard_seconds": round(heard_seconds, 3),
+            **({} if self.media is None else {"media": msgspec.to_builtins(self.media)}),
             **asdict(outcome),
         }
 
     # --- private ----------------------------------------------------------------------------------
+
+    def _signalled(self, event: Rang | Taken | Transferred) -> None:
+        match event:
+            case Rang():
+                self._note(_RINGING.get(event.status, f"it says {event.status}"))
+            case Taken():
+                self.call_id = event.call_id
+                self._note(
+                    f"taken after {event.after:.2f} s, {event.codec} over {event.transport}; what is "
+                    "said is not told over SIP, only heard"
+                )
+            case Transferred():
+                self._note("the agent wants to hand the call over; refused, so that it goes on")
 
     def _spoke(self, event: Spoke) -> None:
         turn = event.turn
@@ -166,6 +212,10 @@ class Report:
         rows = (row for row in reversed(self.rows) if row.role == "caller")
         return next((row for row in rows if not (spoken and row.keys)), None)
 
+    def _note(self, text: str) -> None:
+        """Something of the call itself, outside of the conversation."""
+        self._write(self._dim(f"{_NO_TIME}  {text}"))
+
     def _dim(self, text: str) -> str:
         return self._paint(_DIM, text)
 
@@ -174,6 +224,21 @@ class Report:
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if self._coloured else text
+
+
+def _sound(media: MediaFigures) -> str:
+    """How what we heard sounded, by the packets it came in."""
+    if not media.packets_in:
+        return "sound: nothing came, not a single packet"
+    word = "good" if media.mos >= GOOD_MOS else "fair" if media.mos >= FAIR_MOS else "poor"
+    parts = [
+        f"sound: MOS {media.mos:.1f} ({word})",
+        f"{media.packets_in} packets came, {media.lost} lost, {media.late} late",
+        f"jitter {media.jitter_ms:.1f} ms",
+    ]
+    if media.round_trip_ms is not None:
+        parts.append(f"round trip {media.round_trip_ms:.1f} ms")
+    return ", ".join(parts)
 
 
 def _clock(seconds: float) -> str:

@@ -6,7 +6,12 @@ frame leaves in the same call that brought it, so an echo costs no timer.
 
 What it tells the others, both ways along the chain, is the truth of what was heard:
 BotStartedSpeaking, LineHeard, BotStoppedSpeaking; the recorder, behind it, gets SentAudio and
-PlayoutCleared with their places on media time. End waits here until all of it has been heard.
+PlayoutCleared with their places on media time. End waits here until all of it has been heard, and so
+does Transfer, which is then asked of the port: what stands behind it waits for what comes of that.
+
+On hold (Hold) nothing leaves, End and Transfer neither, and nothing counts as heard: a line that was
+being said goes on afterwards where it was. So a brain that waits for its line to be heard waits, too, and
+nobody is hung up for being silent on hold.
 
 They are told downstream first: what is behind only listens, what is before may answer at once, by
 a frame or an interruption that comes back before the push returns.
@@ -22,6 +27,7 @@ from flowcatd.frames import (
     Cancel,
     End,
     Failure,
+    Hold,
     Interruption,
     LineHeard,
     MarkPlayed,
@@ -30,6 +36,8 @@ from flowcatd.frames import (
     PlayoutCleared,
     SentAudio,
     Start,
+    Transfer,
+    TransferFailed,
     TtsAudio,
     TtsStarted,
     TtsStopped,
@@ -40,7 +48,7 @@ from flowcatd.pipeline.processor import Processor, down
 from flowcatd.pipeline.scope import Cancellable
 from flowcatd.playout import Backlog, Heard, PlayoutClock, Stretch
 
-_Between = TtsStarted | TtsStopped | End
+_Between = TtsStarted | TtsStopped | Transfer | End
 """What stands between frames of audio."""
 
 
@@ -50,7 +58,8 @@ class Playout(Processor):
     def __init__(self, port: MediaPort, options: PlayoutOptions) -> None:
         super().__init__()
         self._port = port
-        self.clock = PlayoutClock(options.lead_ms, has_marks=port.has_marks)
+        lead_ms = min(options.lead_ms, port.lead_ms or options.lead_ms)
+        self.clock = PlayoutClock(lead_ms, has_marks=port.has_marks)
         self._limit = int(options.queue_seconds * 1000) // PTIME_MS
         self._backlog: Backlog[_Between] = Backlog(1)  # replaced by Start
         self._rate_hz = 0
@@ -62,6 +71,7 @@ class Playout(Processor):
         self._interruptible = True
         self._announce: bool | None = None  # a line has begun, none of it has left: interruptible?
         self._overflowed = False
+        self._handing_over = False  # the port was asked for a transfer, and its end is not known
 
     def under_way(self) -> list[Heard]:
         """The lines being heard now, as far as they were; none changes by asking."""
@@ -128,6 +138,29 @@ class Playout(Processor):
             self._backlog.fill()
             self._stand(frame)
 
+    @down(Transfer)
+    def transfer(self, frame: Transfer) -> None:
+        """Hand the caller over, behind all that is being said."""
+        self._backlog.fill()
+        self._stand(frame)
+
+    @down(TransferFailed)
+    def transfer_failed(self, frame: TransferFailed) -> None:
+        """Nobody took the caller; told once, and only about what was asked."""
+        if self._handing_over:
+            self._not_taken(frame.reason)
+
+    @down(Hold)
+    def hold(self, frame: Hold) -> None:
+        """Nobody listens, or somebody does again."""
+        now = self.scope.now()
+        if frame.held:
+            self.clock.hold(now)
+        else:
+            self.clock.resume(now)
+        self.push(frame)
+        self._advance()
+
     @down(OutputDtmf)
     def digits(self, frame: OutputDtmf) -> None:
         """Keys towards the far end."""
@@ -142,7 +175,8 @@ class Playout(Processor):
     @down(Interruption)
     def interruption(self, frame: Interruption) -> None:
         """The caller took the turn: forget what waits, and make the far end forget too."""
-        self._forget([item for item in self._backlog.between() if isinstance(item, End)])
+        kept = (End, Transfer)
+        self._forget([item for item in self._backlog.between() if isinstance(item, kept)])
         self.push(frame)
         self._advance()
 
@@ -154,7 +188,7 @@ class Playout(Processor):
 
     # --- the way out ------------------------------------------------------------------------------
 
-    def _stand(self, frame: TtsStarted | TtsStopped | End) -> None:
+    def _stand(self, frame: _Between) -> None:
         """Something that stands between frames of audio takes its place behind them.
 
         That the agent has stopped is not told from here but by a wake: the next line may follow at once.
@@ -218,13 +252,16 @@ class Playout(Processor):
 
     def _send_waiting(self) -> None:
         now = self.scope.now()
-        while True:
+        while not self._waits:
             self._send_audio(now)
             item = self._backlog.first
             if item is None or isinstance(item, Stretch):
                 return
             if isinstance(item, End):
                 if not self._finish(item, now):
+                    return
+            elif isinstance(item, Transfer):
+                if not self._hand_over(item, now):
                     return
             else:
                 self._backlog.take()
@@ -265,6 +302,26 @@ class Playout(Processor):
         self.push(end)
         return True
 
+    def _hand_over(self, transfer: Transfer, now: float) -> bool:
+        """Ask the port once everything has been heard; what stands behind waits for what comes of it."""
+        self._end_line()
+        self._tell(self.clock.heard(now))
+        if not self.clock.drained(now):
+            return False
+        self._backlog.take()
+        self._handing_over = True
+        if self._speaking:
+            self._stopped(interrupted=False)
+        if not self._port.transfer(transfer.target):
+            self._not_taken("the far end cannot be asked for a transfer")
+        return True
+
+    def _not_taken(self, reason: str) -> None:
+        self._handing_over = False
+        self._backlog.clear([])
+        self.push_up(Failure("transfer", reason))
+        self.push(End("transfer_failed"))
+
     def _stopped(self, *, interrupted: bool) -> None:
         if self._speaking:
             self._speaking = False
@@ -281,6 +338,11 @@ class Playout(Processor):
     def _line_waits(self) -> bool:
         return any(isinstance(item, TtsStarted) for item in self._backlog.between())
 
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing may leave: something else than time has to happen first."""
+        return self._handing_over or self.clock.is_held
+
     # --- time -------------------------------------------------------------------------------------
 
     def _arm_next(self) -> None:
@@ -296,6 +358,8 @@ class Playout(Processor):
 
     def _arm(self, due: float) -> None:
         """Be woken by then; a wake too many does no harm, one too late is a hole in a word."""
+        if self._waits:
+            return  # a wake would find nothing to do, and ask for the next at once
         if self._wake is not None:
             if self._due <= due:
                 return

@@ -1,6 +1,6 @@
 """Speak: lines become audio, one after the other, as they are made.
 
-Lines and End wait in one queue, so what was to be said is said before the end. The line being
+Lines, Transfer and End wait in one queue, so what was to be said is said before the end. The line being
 spoken has a task of its own, which pushes the audio as it is made, and TtsStopped; TtsStarted goes
 ahead of it in the same turn of the loop, so that between two lines nobody takes the agent for done.
 An interruption ends that task and drops the lines of the old epoch.
@@ -32,6 +32,7 @@ from flowcatd.frames import (
     Interruption,
     LineHeard,
     Start,
+    Transfer,
     TtsAudio,
     TtsSpeak,
     TtsStarted,
@@ -87,8 +88,8 @@ class Speak(Processor):
         self._rate_hz = frame.rate_hz
         self.push(frame)
 
-    @down(TtsSpeak, End)
-    def queue(self, frame: TtsSpeak | End) -> None:
+    @down(TtsSpeak, Transfer, End)
+    def queue(self, frame: TtsSpeak | Transfer | End) -> None:
         """Say it when what came before has been said."""
         if self._ending:
             return

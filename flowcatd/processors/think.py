@@ -23,6 +23,7 @@ from flowcatd.frames import (
     TtsSpeak,
     UserStartedSpeaking,
 )
+from flowcatd.frames import Transfer as HandOver
 from flowcatd.pipeline.processor import Processor, down, up
 from flowcatd.pipeline.scope import Cancellable
 
@@ -130,9 +131,8 @@ class Think(Processor):
                 self.push_up(Expect(hearing.grammar, "\n".join(hearing.hints), hearing.language))
             case HangUp(reason):
                 self.push(End(reason))
-            case Transfer():
-                self.push_up(Failure("think", "this transport cannot transfer a call"))
-                self.push(End("transfer_failed"))
+            case Transfer(target):
+                self.push(HandOver(target))
             case CallHook(hook_id):
                 self.push_up(Failure("think", "hooks are not available yet"))
                 self._brain.hook_failed(hook_id, "unavailable", self.scope.now())

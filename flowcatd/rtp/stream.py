@@ -25,7 +25,7 @@ from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.record import MediaFigures
 from flowcatd.rtp.codec import Codec
-from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, Pressed
+from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, DigitWriter, Pressed
 from flowcatd.rtp.hearing import Hearing
 from flowcatd.rtp.jitter import JitterOptions
 from flowcatd.rtp.mos import burst_ratio, rate
@@ -72,7 +72,7 @@ class Plan:
     """What was agreed for one stream, and what we want of it."""
 
     codecs: tuple[Codec, ...]
-    """Those we can hear; the first is what we send."""
+    """Those we can hear, of one clock and one rate; the first is what we send, unless `sends` says."""
     far: Addr | None = None
     """Where SDP says that the far end listens."""
     far_rtcp: Addr | None = None
@@ -81,9 +81,17 @@ class Plan:
     """RTCP shares RTP's port (RFC 5761)."""
     ptime_ms: int = PTIME_MS
     digits_type: int | None = None
-    """telephone-event's payload type; its clock is the codecs' (RFC 4733 §2.1)."""
+    """telephone-event's payload type."""
+    more_digits: tuple[int, ...] = ()
+    """Further types under which theirs may come."""
+    digits_clock: int = 0
+    """What events count in; 0 is the codecs' clock, as RFC 4733 §2.1 wants it."""
     noise_type: int | None = None
     """Comfort noise's payload type."""
+    sends: Outbound | None = None
+    """What we send, where its numbers are not those of what we hear (RFC 3264 §6.1)."""
+    has_reports: bool = True
+    """Whether the far end wants RTCP (RFC 3556)."""
     cname: bytes = b""
     """What we call ourselves in reports; tells nothing of whom or where (RFC 7022)."""
     wall_offset: float = 0.0
@@ -92,14 +100,21 @@ class Plan:
     patience: Patience = field(default_factory=Patience)
 
     @property
+    def event_clock(self) -> int:
+        """What the durations of keys count in, per second."""
+        return self.digits_clock or self.codecs[0].clock_hz
+
+    @property
     def outbound(self) -> Outbound:
         """The sender's part of it."""
-        return Outbound(self.codecs[0], self.ptime_ms, self.digits_type, self.noise_type)
+        return self.sends or Outbound(
+            self.codecs[0], self.ptime_ms, self.digits_type, self.noise_type
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """SRTP's four directions; each raises RtpError for what it refuses."""
+    """SRTP's four directions; each raises RtpError for what it refuses, ours while there are no keys."""
 
     protect: Callable[[bytes], bytes]
     unprotect: Callable[[bytes], bytes]
@@ -140,10 +155,12 @@ class Stream:
         self._plan, self._guard = plan, guard
         self._clock = plan.codecs[0].clock_hz
         self._sender = Sender(plan.outbound, state)
+        self._sender.digits = DigitWriter(plan.event_clock)
+        self._digit_types = frozenset((plan.digits_type, *plan.more_digits))
         self._receiver = Receiver(plan.codecs, plan.noise_type, plan.jitter, bits(13))
         self._source = Source(plan.far, rtcp=plan.far_rtcp, mux=plan.mux)
         self._hearing = Hearing()
-        self._digits = DigitReader(self._clock)
+        self._digits = DigitReader(plan.event_clock)
         self._reporter = Reporter(plan.cname, plan.wall_offset, lambda: bits(24) / (1 << 24))
         self._watchdog = Watchdog(plan.patience)
         self._events: list[StreamEvent] = []
@@ -196,6 +213,7 @@ class Stream:
     def signal(self, plan: Plan) -> None:
         """Signalling agreed on other media (re-INVITE, UPDATE, the answer after early media)."""
         before, self._plan = self._plan, plan
+        self._digit_types = frozenset((plan.digits_type, *plan.more_digits))
         self._source.signal(plan.far, plan.far_rtcp, mux=plan.mux)
         if plan.outbound != before.outbound:
             self._sender.change(plan.outbound)
@@ -203,7 +221,14 @@ class Stream:
             self._clock = plan.codecs[0].clock_hz
             self._receiver = self._receiver.successor(plan.codecs, plan.noise_type, plan.jitter)
             self._hearing.begin_anew()
-            self._digits.reclock(self._clock)
+            self._digits.reclock(plan.event_clock)
+        if plan.event_clock != before.event_clock:
+            self._digits.reclock(plan.event_clock)
+            self._sender.digits = DigitWriter(plan.event_clock)
+
+    def shield(self, guard: Guard | None) -> None:
+        """From now on SRTP as `guard` does it, or none."""
+        self._guard = guard
 
     def direct(self, now: float, *, sending: bool, receiving: bool) -> None:
         """The direction agreed on: from the answer on both, on hold one or none (RFC 3264 §8.4)."""
@@ -232,13 +257,16 @@ class Stream:
             self._sender.skip()
             return []
         sent = self._sender.send(pcm)
-        if self._guard is not None:
+        if self._guard is None:
+            return sent
+        try:
             return [self._guard.protect(data) for data in sent]
-        return sent
+        except RtpError:
+            return []  # there are no keys yet, and nothing goes in the clear
 
     def press(self, keys: str, tone_ms: int = TONE_MS) -> None:
         """Press keys towards the far end; LocalError where it takes none."""
-        if self._plan.digits_type is None:
+        if self._plan.outbound.digits_type is None:
             raise LocalError("the far end takes no telephone-event")
         self._sender.digits.press(keys, tone_ms)
 
@@ -263,6 +291,11 @@ class Stream:
         """The earliest time at which something is due."""
         dues = (self._digits.wake_at(), self._watchdog.wake_at(), self._reporter.wake_at())
         return min((due for due in dues if due is not None), default=None)
+
+    @property
+    def rates(self) -> tuple[int, int]:
+        """Samples per second of what is pulled, and of what is to be sent."""
+        return self._plan.codecs[0].rate_hz, self._plan.outbound.codec.rate_hz
 
     @property
     def destination(self) -> Addr | None:
@@ -318,7 +351,7 @@ class Stream:
             data = self._guard.unprotect(data)
         packet = parse_packet(data)
         kind = packet.payload_type
-        is_digit = kind == self._plan.digits_type
+        is_digit = kind in self._digit_types
         if not (is_digit or self._receiver.knows(kind)):
             raise RtpError(f"payload type {kind} was not agreed on")
         source = self._source
@@ -360,14 +393,17 @@ class Stream:
 
     def _report(self, now: float, *, bye: bool = False) -> None:
         to = self._source.rtcp_destination
-        if to is None:
+        if to is None or not self._plan.has_reports:
             return
         sender, hearing = self._sender, self._hearing
         sent = Sent(sender.ssrc, sender.timestamp, sender.packets, sender.octets)
         block = hearing.block(*self._reporter.last_report(now)) if hearing.ssrc >= 0 else None
         data = self._reporter.make(sent, block, now, bye=bye)
         if self._guard is not None:
-            data = self._guard.protect_rtcp(data)
+            try:
+                data = self._guard.protect_rtcp(data)
+            except RtpError:
+                return  # there are no keys yet, and nothing goes in the clear
         if len(self._outgoing) >= MOST_EVENTS:
             raise LocalError("reports of a stream were not sent")
         self._outgoing.append(Outgoing(data, to))

@@ -2,13 +2,15 @@
 
 Times are monotonic seconds, which all processes of a machine share; after a restart of the machine no
 call is left to take up. What is under way at the moment of a snapshot is not in it: a change of ours is
-asked for again, theirs comes again, and an ACK that was awaited is not missed.
+asked for again, theirs comes again, an ACK that was awaited is not missed, and a 2xx that nobody
+acknowledged is (`change.receive_stray`).
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from flowcatd.sip.agent_event import CallTerms
 from flowcatd.sip.change import arm_refresh
 from flowcatd.sip.desk import Desk
 from flowcatd.sip.dialog import Dialog, DialogSnapshot
@@ -31,6 +33,7 @@ class CallSnapshot(msgspec.Struct, frozen=True):
     ends_due: float | None
     least: int
     has_update: bool
+    terms: CallTerms = CallTerms()
 
 
 def snapshot(call: Call) -> CallSnapshot | None:
@@ -49,6 +52,7 @@ def snapshot(call: Call) -> CallSnapshot | None:
         call.ends_due,
         call.least,
         call.has_update,
+        call.terms,
     )
 
 
@@ -63,9 +67,10 @@ def restore(
     dialog = Dialog.restore(text.dialog)
     negotiation = Negotiation.restore(text.negotiation, capabilities, local)
     request = dialog.build("INVITE", desk.via(dialog.hop), cseq=dialog.local_cseq)
-    call = Call(desk.new_number(), State.UP, request, dialog.hop, dialog.local.tag, dialog)
+    tag = dialog.local.tag
+    call = Call(desk.new_number(), State.UP, request, dialog.hop, tag, text.terms, dialog)
     call.negotiation, call.session = negotiation, negotiation.session
-    call.answerer = answerer
+    call.answerer, call.is_restored = answerer, True
     call.least, call.has_update = text.least, text.has_update
     call.refresh = Refresh(text.refresh_seconds, text.refresh_is_ours)
     call.refresh_due, call.ends_due = text.refresh_due, text.ends_due

@@ -26,6 +26,7 @@ from flowcatd.sip.agent_event import (
     Busy,
     CallEnded,
     CallNumber,
+    CallTerms,
     Cause,
     Invitation,
     Mint,
@@ -34,7 +35,7 @@ from flowcatd.sip.agent_event import (
     Texted,
 )
 from flowcatd.sip.body import DTMF, RELAY, Digit, digit_of, type_of, write_digit
-from flowcatd.sip.desk import ABLE, Desk, cause_of, ignore
+from flowcatd.sip.desk import ABLE, Desk, able_of, cause_of, ignore
 from flowcatd.sip.dialog import Dialog, DialogKey
 from flowcatd.sip.digest import Answerer
 from flowcatd.sip.event import (
@@ -46,6 +47,7 @@ from flowcatd.sip.event import (
     Hop,
     Limits,
     Outgoing,
+    Stray,
     TimedOut,
     TransactionEvent,
     Undelivered,
@@ -136,13 +138,28 @@ class UserAgent:
         now: float,
         status: int = 180,
         negotiation: Negotiation | None = None,
+        terms: CallTerms | None = None,
     ) -> None:
-        """Answers provisionally, with a negotiation also with early media; SipError 488 as `answer`."""
-        incoming.ring(self._desk, self._call(call, now), status, negotiation)
+        """Answers provisionally, with a negotiation also with early media; SipError as `answer`."""
+        rung = self._call(call, now)
+        incoming.take_terms(rung, terms)
+        incoming.ring(self._desk, rung, status, negotiation)
 
-    def answer(self, call: CallNumber, negotiation: Negotiation, now: float) -> None:
-        """Takes a call; SipError 488 when their offer leaves nothing: nothing is sent, `reject` it."""
-        incoming.answer(self._desk, self._call(call, now), negotiation)
+    def answer(
+        self,
+        call: CallNumber,
+        negotiation: Negotiation,
+        now: float,
+        terms: CallTerms | None = None,
+    ) -> None:
+        """Takes a call; `terms` are its own from now on.
+
+        SipError 488 when their offer leaves nothing, 420, 421 or 422 when the terms do not fit what
+        they require: nothing is sent, `reject` it with that.
+        """
+        answered = self._call(call, now)
+        incoming.take_terms(answered, terms)
+        incoming.answer(self._desk, answered, negotiation)
 
     def reject(
         self, call: CallNumber, status: int, now: float, fields: tuple[tuple[str, str], ...] = ()
@@ -231,6 +248,20 @@ class UserAgent:
         """What went to and fro; take it when the call ends, it is kept no longer than the call."""
         return self._desk.call(call).ladder
 
+    def has(self, call: CallNumber) -> bool:
+        """Whether there still is such a call; it outlives its CallEnded by the answer to our BYE."""
+        return call in self._desk.calls
+
+    def knows(self, request: Request) -> bool:
+        """Whether this INVITE belongs to a call that is here: it comes again, or with credentials."""
+        return any(
+            each.request.call_id == request.call_id for each in self._desk.calls.values()
+        ) or self._desk.transactions.knows(request)
+
+    def call_id(self, call: CallNumber) -> str:
+        """Its Call-ID, for records."""
+        return self._desk.call(call).request.call_id
+
     def events(self) -> list[AgentEvent]:
         """Drain what the user should know, in order."""
         events, self._desk.events = self._desk.events, []
@@ -289,6 +320,8 @@ class UserAgent:
                 self._acked(event)
             case Cancelled():
                 self._cancelled(event)
+            case Stray():
+                change.receive_stray(self._desk, event.response)
             case TimedOut() | Undelivered():
                 if event.id in self._desk.invites:
                     outgoing.receive(self._desk, self._desk.invites[event.id], None)
@@ -339,12 +372,12 @@ class UserAgent:
 
     def _asked(self, event: Asked) -> None:
         desk, request = self._desk, event.request
+        call = desk.found.get(_key(request)) if request.to.tag else None
         try:
-            objection = find_objection(request, ABLE)
+            objection = find_objection(request, able_of(call.terms) if call else ABLE)
         except SipError as error:
             desk.refuse(event.id, request, error)
             return
-        call = desk.found.get(_key(request)) if request.to.tag else None
         if request.to.tag and (call is None or _is_gone(call, request)):
             desk.reply(event.id, request, 481)
         elif objection is not None:

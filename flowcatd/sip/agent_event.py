@@ -69,6 +69,43 @@ class Terms:
     redirects: int = 3
     undrained: int = 10_000
 
+    @property
+    def call_terms(self) -> CallTerms:
+        """What holds for a call that comes with none of its own."""
+        return CallTerms(
+            session_seconds=self.session_seconds,
+            session_least=self.session_least,
+            reliable="supported" if self.is_reliable else "off",
+            timer="ask" if self.session_seconds else "accept",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CallTerms:
+    """How one call behaves, where that is not as the user agent's Terms."""
+
+    session_seconds: int = 1800
+    """The session timer that we ask for (RFC 4028) where `timer` says ask; 0 asks for none."""
+    session_least: int = 90
+    """Min-SE: less than that is answered 422."""
+    refresher: str = "auto"
+    """Who refreshes, where the choice is ours (§9): auto, us, them."""
+    reliable: str = "supported"
+    """100rel (RFC 3262): off, supported, or required: who cannot do it gets 421."""
+    timer: str = "accept"
+    """Session timers: off, accept (when the other side wants them), ask."""
+
+    @property
+    def asked_seconds(self) -> int:
+        """The timer that we bring up ourselves; 0 is none."""
+        return self.session_seconds if self.timer == "ask" else 0
+
+    @property
+    def unwanted(self) -> frozenset[str]:
+        """Extensions that we could do and do not."""
+        wanted = {"100rel": self.reliable, "timer": self.timer}
+        return frozenset(name for name, value in wanted.items() if value == "off")
+
 
 @dataclass(frozen=True, slots=True)
 class Busy:
@@ -93,6 +130,8 @@ class Invitation:
     """Further fields of the INVITE: P-Asserted-Identity, Privacy, Replaces, Referred-By …"""
     answerer: Answerer | None = None
     """What answers challenges."""
+    terms: CallTerms | None = None
+    """None for what the user agent's own terms say."""
 
 
 @dataclass(frozen=True, slots=True)

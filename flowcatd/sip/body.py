@@ -12,7 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from flowcatd.sip.message import Message
+from sipmessage import MediaType
+
+from flowcatd.sip.message import Message, parse_media_type
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.words import phrase_of
 
@@ -22,12 +24,15 @@ DTMF: Final = "application/dtmf"
 FRAGMENT: Final = "message/sipfrag"
 
 PARTS_MAX = 16
+NESTED_MAX = 3
 DURATION_MS: Final = (40, 6000)
 """Shortest and longest digit that is believed."""
 
 _SIGNAL = re.compile(r"^\s*signal\s*=\s*([0-9A-Fa-f*#]|1[0-5])\s*$", re.IGNORECASE | re.MULTILINE)
 _DURATION = re.compile(r"^\s*duration\s*=\s*([0-9]{1,6})\s*$", re.IGNORECASE | re.MULTILINE)
 _ALONE = re.compile(r"\s*([0-9A-Fa-f*#])\s*")
+_PART_FIELD = re.compile(rb"^([A-Za-z-]{1,40})[ \t]*:[ \t]*([^\r\n]*)", re.MULTILINE)
+_UNFOLD = re.compile(rb"\r\n[ \t]++")
 _STATUS = re.compile(rb"SIP/2\.0 ([1-6][0-9]{2})(?:[ \r\n]|\Z)")
 _NUMBERED: Final = "0123456789*#ABCD"
 """A signal from 10 on is an event number of RFC 4733."""
@@ -51,17 +56,35 @@ def type_of(message: Message) -> str:
 
 
 def sdp_of(message: Message) -> bytes | None:
-    """The session description, or None when there is none; SipError 400 for broken parts."""
+    """The session description, or None when there is none; SipError 400 for broken parts.
+
+    In a multipart body it is the first part of that type that is about the session, at any of
+    NESTED_MAX depths (RFC 5621 §3.1: mixed, alternative, related alike).
+    """
     kind = type_of(message)
     if kind == SDP:
         return message.body
     if not kind.startswith("multipart/"):
         return None
-    boundary = _boundary(message)
-    for part in (b"\r\n" + message.body).split(b"\r\n--" + boundary)[1 : PARTS_MAX + 1]:
-        head, _, inner = part.partition(b"\r\n\r\n")
-        if b"application/sdp" in head.lower():
+    return _find_sdp(message.body, _boundary(message.media_type()), NESTED_MAX)
+
+
+def _find_sdp(body: bytes, boundary: bytes, depth: int) -> bytes | None:
+    lines = b"\r\n" + body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    for part in lines.split(b"\r\n--" + boundary)[1 : PARTS_MAX + 1]:
+        if part.startswith(b"--"):
+            return None
+        # Behind the boundary's own line end: the part's fields, if it has any (RFC 2046 §5.1).
+        head, _, inner = part.lstrip(b" \t").partition(b"\r\n\r\n")
+        said = {name.lower(): text for name, text in _PART_FIELD.findall(_UNFOLD.sub(b" ", head))}
+        kind = parse_media_type(said.get(b"content-type", b"text/plain").decode("latin-1"))
+        about = said.get(b"content-disposition", b"session").partition(b";")[0].strip().lower()
+        if kind.mime_type.lower() == SDP and about == b"session":
             return inner + b"\r\n"
+        if kind.mime_type.lower().startswith("multipart/") and depth > 1:
+            found = _find_sdp(inner, _boundary(kind), depth - 1)
+            if found is not None:
+                return found
     return None
 
 
@@ -101,10 +124,8 @@ def write_fragment(status: int) -> bytes:
     return f"SIP/2.0 {status} {phrase_of(status)}\r\n".encode()
 
 
-def _boundary(message: Message) -> bytes:
-    kind = message.media_type()
-    assert kind is not None
-    boundary = dict(kind.parameters).get("boundary")
+def _boundary(kind: MediaType | None) -> bytes:
+    boundary = dict(kind.parameters).get("boundary") if kind is not None else None
     if not boundary or len(boundary) > 70:
         raise SipError("a multipart body without a boundary")
     return boundary.strip('"').encode("utf-8", "surrogateescape")

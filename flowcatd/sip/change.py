@@ -5,8 +5,8 @@ one. Two that cross get 491, and the side that made the call waits longer (§14.
 answered at once: our negotiation knows what is acceptable, and a refusal leaves everything as it was.
 
 Session timers (RFC 4028) are refreshed by an UPDATE without a description where the peer takes it, else
-by a re-INVITE with what was agreed, word for word. A refresh that fails is not repeated for ever: the
-timer ends the call, and the call's end says so.
+by a re-INVITE with what was agreed, word for word. A refresh that fails is repeated in half the time
+that is left, a handful of times: then the timer ends the call, and the call's end says so.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from __future__ import annotations
 from flowcatd.sip.agent_event import ChangeRefused
 from flowcatd.sip.body import sdp_of
 from flowcatd.sip.desk import Desk, put_sdp
+from flowcatd.sip.dialog import DialogKey
 from flowcatd.sip.event import Asked, TransactionId
 from flowcatd.sip.invite import TALKING, Call, Change, Early, State, Turn, Unacked
 from flowcatd.sip.message import Request, Response
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.offer import State as Exchange
-from flowcatd.sip.refresh import LEAST, Refresh, ask, grant, learn, least_of
+from flowcatd.sip.refresh import Refresh, ask, grant, learn, least_of
 from flowcatd.sip.trouble import SipError
 
 ACKS_MAX = 4
 """Acknowledgements that are kept for 2xx which come again."""
+LAST_SECONDS = 4.0
+"""So shortly before its end a session is not refreshed again."""
 RETRY_SECONDS = 2.0
 """A refresh that finds the call busy comes that much later."""
 
@@ -89,7 +92,7 @@ def _start(desk: Desk, call: Call, *, is_refresh: bool) -> None:
     assert call.negotiation is not None
     method = "UPDATE" if is_refresh and call.has_update else "INVITE"
     request, hop = desk.compose(call, call.dialog, method)
-    ask(request, call.refresh.seconds or desk.terms.session_seconds, call.least, call.refresh)
+    ask(request, call.terms, call.least, call.refresh)
     if method == "INVITE":
         text = call.negotiation.refresh() if is_refresh else call.negotiation.offer()
         put_sdp(request, text)
@@ -124,13 +127,12 @@ def _settle(desk: Desk, call: Call, change: Change, request: Request, response: 
     problem = ""
     try:
         call.dialog.refresh_target(response)
-        refresh = learn(response)
+        refresh = learn(response, call.terms)
     except SipError:
         refresh = call.refresh
     if change.method == "INVITE":
-        call.acks[request.cseq.number] = desk.acknowledge(call, call.dialog, request)
-        while len(call.acks) > ACKS_MAX:
-            del call.acks[next(iter(call.acks))]
+        ack = desk.acknowledge(call, call.dialog, request.cseq.number, request.fields)
+        _keep_ack(call, request.cseq.number, ack)
     if change.has_offer:
         problem = _take_answer(call.negotiation, response)
     call.glares = 0
@@ -140,6 +142,12 @@ def _settle(desk: Desk, call: Call, change: Change, request: Request, response: 
     desk.agree(call, call.negotiation.session)
     if problem and not change.is_refresh:
         desk.tell(call, ChangeRefused(call.number, 488))
+
+
+def _keep_ack(call: Call, number: int, ack: Request) -> None:
+    call.acks[number] = ack
+    while len(call.acks) > ACKS_MAX:
+        del call.acks[next(iter(call.acks))]
 
 
 def _take_answer(negotiation: Negotiation, response: Response) -> str:
@@ -171,8 +179,20 @@ def _try_again(desk: Desk, call: Call, change: Change, response: Response | None
             _resume(desk, call, change)
             return
     call.glares = 0
-    if not change.is_refresh:
+    if change.is_refresh:
+        _refresh_later(desk, call, change)
+    else:
         desk.tell(call, ChangeRefused(call.number, status))
+
+
+def _refresh_later(desk: Desk, call: Call, change: Change) -> None:
+    """A refresh that was refused for now is tried again in half the time that is left, by INVITE."""
+    if change.method == "UPDATE":
+        call.has_update = False
+    left = 0.0 if call.ends_due is None else call.ends_due - desk.now
+    if call.state is State.UP and left > LAST_SECONDS:
+        call.refresh_due = desk.now + left / 2
+        desk.arm(call, "refresh", call.refresh_due, lambda: _refresh(desk, call))
 
 
 def _learn_least(call: Call, response: Response) -> bool:
@@ -200,6 +220,23 @@ def _resume(desk: Desk, call: Call, change: Change) -> None:
         go_on(desk, call)
 
 
+def receive_stray(desk: Desk, response: Response) -> None:
+    """A 2xx to an INVITE of the process that had this call before: acknowledged, or they hang up.
+
+    What it had offered is not known any more, so the same question is asked again.
+    """
+    key = DialogKey(response.call_id, response.from_.tag, response.to.tag)
+    call = desk.found.get(key)
+    number = response.cseq.number
+    if call is None or call.dialog is None or not call.is_restored or number in call.acks:
+        return
+    if call.state not in {State.UP, State.LEAVING} or number > call.dialog.local_cseq:
+        return
+    _keep_ack(call, number, desk.acknowledge(call, call.dialog, number, {}))
+    if call.state is State.UP:
+        want_offer(desk, call)
+
+
 # --- theirs ---------------------------------------------------------------------------------------
 
 
@@ -217,7 +254,7 @@ def receive_invite(desk: Desk, call: Call, event: Asked) -> None:
         return
     response = desk.response(request, 200, call)
     try:
-        refresh = grant_refresh(desk, call, request, response)
+        refresh = grant_refresh(call, request, response)
         offer = sdp_of(request)
         text = negotiation.offer() if offer is None else negotiation.receive_offer(offer)
         _move(call, request)
@@ -238,8 +275,8 @@ def receive_update(desk: Desk, call: Call, event: Asked, early: Early | None) ->
     try:
         offer = sdp_of(request)
         negotiation = _open_for_update(call, early, has_offer=offer is not None)
-        refresh = grant_refresh(desk, call, request, response)
-        if offer is not None:
+        refresh = grant_refresh(call, request, response)
+        if negotiation is not None and offer is not None:
             put_sdp(response, negotiation.receive_offer(offer))
         _move(call, request)
     except SipError as error:
@@ -248,17 +285,20 @@ def receive_update(desk: Desk, call: Call, event: Asked, early: Early | None) ->
     desk.respond(event.id, response, call)
     if call.state in TALKING:
         set_refresh(desk, call, refresh)
-    if offer is not None:
+    if negotiation is not None:
         desk.agree(call, negotiation.session, is_early=call.state not in TALKING)
 
 
-def _open_for_update(call: Call, early: Early | None, *, has_offer: bool) -> Negotiation:
+def _open_for_update(call: Call, early: Early | None, *, has_offer: bool) -> Negotiation | None:
+    """The descriptions that an UPDATE is about, None when it brings none; SipError when it may not."""
     negotiation = early.negotiation if early is not None else call.negotiation
     if call.state in {State.LEAVING, State.PARTING, State.OVER}:
         raise SipError("the call has ended", 481)
     if has_offer and call.state is State.ASKED and not call.is_settled:
         raise SipError("an offer of theirs is not answered yet", 500)
-    if negotiation is None or (has_offer and negotiation.state is Exchange.OFFERED):
+    if not has_offer:
+        return None
+    if negotiation is None or negotiation.state is Exchange.OFFERED:
         raise SipError("an offer of ours is open", 491)
     return negotiation
 
@@ -271,10 +311,11 @@ def _move(call: Call, request: Request) -> None:
 # --- 2xx to an INVITE -----------------------------------------------------------------------------
 
 
-def grant_refresh(desk: Desk, call: Call, request: Request, response: Response) -> Refresh:
-    """The session timer of a 2xx of ours."""
-    least = max(desk.terms.session_least, LEAST)
-    return grant(request, response, desk.terms.session_seconds, max(least, call.least))
+def grant_refresh(call: Call, request: Request, response: Response) -> Refresh:
+    """The session timer of a 2xx of ours; a Min-SE of theirs holds for our refreshes (§7.4)."""
+    refresh = grant(request, response, call.terms, call.least)
+    call.least = max(call.least, least_of(request))
+    return refresh
 
 
 def accept(

@@ -8,8 +8,8 @@ whose `done` is called once with the final answer or None), responses (`reply`),
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flowcatd.errors import CapacityError, LocalError
@@ -18,6 +18,7 @@ from flowcatd.sip.agent_event import (
     Busy,
     CallEnded,
     CallNumber,
+    CallTerms,
     Cause,
     Media,
     Mint,
@@ -194,18 +195,18 @@ class Desk:
         """A request within a dialog, and where it goes."""
         hop = self.mint.locate(dialog.next_uri, dialog.hop)
         request = dialog.build(method, self.via(hop))
-        self.adorn(request)
+        self.adorn(request, call.terms)
         if method in _WITH_CONTACT:
             request.put("contact", f"<{dialog.contact}>")
         if method == "BYE" and call.cause is not None:
             request.put("reason", call.cause)
         return request, hop
 
-    def adorn(self, request: Request) -> None:
+    def adorn(self, request: Request, terms: CallTerms) -> None:
         """What every request of ours says about us."""
         if request.method in {"INVITE", "UPDATE", "OPTIONS"}:
             request.put("allow", ", ".join(ABLE.methods))
-            request.put("supported", ", ".join(ABLE.extensions))
+            request.put("supported", ", ".join(able_of(terms).extensions))
         if self.terms.product:
             request.put("user-agent", self.terms.product)
 
@@ -265,13 +266,18 @@ class Desk:
         self.send(Sent(call, dialog, request, sent.done, sent.rounds + 1), hop)
         return True
 
-    def acknowledge(self, call: Call, dialog: Dialog, invite: Request) -> Request:
-        """Sends the ACK of a 2xx, and gives it back for the next time (§13.2.2.4, §22.1)."""
+    def acknowledge(
+        self, call: Call, dialog: Dialog, cseq: int, fields: Mapping[str, list[str]]
+    ) -> Request:
+        """Sends the ACK of a 2xx, and gives it back for the next time (§13.2.2.4, §22.1).
+
+        `cseq` and the credentials among `fields` are the INVITE's.
+        """
         hop = self.mint.locate(dialog.next_uri, dialog.hop)
-        ack = dialog.build("ACK", self.via(hop), cseq=invite.cseq.number)
+        ack = dialog.build("ACK", self.via(hop), cseq=cseq)
         for name in ("authorization", "proxy-authorization"):
-            if name in invite.fields:
-                ack.fields[name] = list(invite.fields[name])
+            if name in fields:
+                ack.fields[name] = list(fields[name])
         self.send_ack(call, dialog, ack)
         return ack
 
@@ -297,8 +303,9 @@ class Desk:
         if call is not None and call.dialog is not None and is_new_target:
             response.put("contact", f"<{call.dialog.contact}>")
         if request.method in {"INVITE", "OPTIONS", "UPDATE"} and 200 <= status < 300:
-            response.put("allow", ", ".join(ABLE.methods))
-            response.put("supported", ", ".join(ABLE.extensions))
+            able = ABLE if call is None else able_of(call.terms)
+            response.put("allow", ", ".join(able.methods))
+            response.put("supported", ", ".join(able.extensions))
         return response
 
     def respond(self, number: TransactionId, response: Response, call: Call | None = None) -> None:
@@ -321,7 +328,7 @@ class Desk:
         if error.status == 488:
             response.put("warning", f'399 {self.terms.product or "sip"} "{error.problem}"')
         elif error.status == 422:
-            response.put("min-se", self.terms.session_least)
+            response.put("min-se", (call.terms if call else self.terms).session_least)
         elif error.status == 500:
             # §14.2, RFC 3311 §5.2: from 0 to 10 seconds, by chance.
             response.put("retry-after", int(self.mint.random() * 10))
@@ -338,6 +345,14 @@ class Desk:
     def _refuse_invite(self, call: Call) -> None:
         assert call.invite is not None
         response = self.response(call.request, call.ending.status if call.ending else 480, call)
+        match response.status:
+            case 420:
+                wanted = {each.lower() for each in call.request.values("require")}
+                response.put("unsupported", ", ".join(sorted(wanted & call.terms.unwanted)))
+            case 421:
+                response.put("require", "100rel")
+            case 422:
+                response.put("min-se", call.terms.session_least)
         for name, value in call.fields:
             response.put(name, value)
         if call.cause is not None:
@@ -355,7 +370,8 @@ class Desk:
 
     def _cancel(self, call: Call) -> None:
         assert call.invite is not None
-        self.transactions.cancel(call.invite, self.now)
+        reason = "" if call.cause is None else str(call.cause)
+        self.transactions.cancel(call.invite, self.now, reason)
 
 
 _DOINGS: Final[dict[Do, Callable[[Desk, Call], None]]] = {
@@ -364,6 +380,14 @@ _DOINGS: Final[dict[Do, Callable[[Desk, Call], None]]] = {
     Do.CANCEL: Desk._cancel,  # noqa: SLF001
     Do.UP: lambda _desk, _call: None,
 }
+
+
+def able_of(terms: CallTerms) -> Abilities:
+    """What we can do in a call with these terms."""
+    unwanted = terms.unwanted
+    if not unwanted:
+        return ABLE
+    return replace(ABLE, extensions=tuple(each for each in ABLE.extensions if each not in unwanted))
 
 
 def ignore(_request: Request, _response: Response | None) -> None:

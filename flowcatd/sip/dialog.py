@@ -19,6 +19,7 @@ import msgspec
 
 from flowcatd.sip.event import Hop
 from flowcatd.sip.header import Address, Via, parse_address
+from flowcatd.sip.matching import has_cookie
 from flowcatd.sip.message import DEFAULT_PORT, Message, Request, Response, build_request
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri, parse_uri
@@ -83,13 +84,17 @@ class Dialog:
 
     @classmethod
     def of_request(cls, request: Request, tag: str, contact: Uri, hop: Hop) -> Self:
-        """The dialog that answering a request makes (§12.1.1); SipError 400 without one Contact."""
+        """The dialog that answering a request makes (§12.1.1); SipError 400 without one Contact.
+
+        A peer of RFC 2543 need not have one (RFC 4475 §3.4.1): it is where its From says.
+        """
+        is_old = not has_cookie(request.top.branch) and "contact" not in request.fields
         return cls(
             request.call_id,
             request.to.with_tag(tag),
             request.from_,
             _routes(request),
-            _contact(request),
+            request.from_.uri if is_old and request.from_.uri.is_sip else _contact(request),
             contact,
             hop,
             FIRST_CSEQ - 1,

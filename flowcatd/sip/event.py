@@ -78,6 +78,16 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A 2xx to an INVITE that this process did not send: perhaps one did that is dead, and nobody
+    acknowledges it.
+    """
+
+    response: Response
+    hop: Hop
+
+
+@dataclass(frozen=True, slots=True)
 class TimedOut:
     """No answer to our request, as if by a 408; or no ACK to our failure, or no answer of our own user."""
 
@@ -98,7 +108,7 @@ class Ended:
     id: TransactionId
 
 
-TransactionEvent = Asked | Cancelled | Acked | Answered | TimedOut | Undelivered | Ended
+TransactionEvent = Asked | Cancelled | Acked | Answered | Stray | TimedOut | Undelivered | Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +117,8 @@ class Limits:
 
     transactions: int = 20_000
     """At 60 calls per second and 32 s each: 2,000 INVITEs, as many BYEs, and room for a storm."""
+    kept_bytes: int = 128 << 20
+    """What all of them keep: 20,000 of the usual two to four KB, but only 2,000 of 64 KB each, which
+    no telephone sends."""
     undrained: int = 10_000
     """Events, and datagrams, that may wait to be drained."""

@@ -8,7 +8,7 @@ RFC 3261 §13.3 and §14.2, RFC 3262 §3, RFC 3891 §3, RFC 6337 §3. What the u
 from __future__ import annotations
 
 from flowcatd.errors import LocalError
-from flowcatd.sip.agent_event import CallEnded, Connected, Invited
+from flowcatd.sip.agent_event import CallEnded, CallTerms, Connected, Invited
 from flowcatd.sip.body import sdp_of
 from flowcatd.sip.change import accept, grant_refresh, set_refresh
 from flowcatd.sip.desk import Desk, put_sdp
@@ -19,10 +19,12 @@ from flowcatd.sip.message import Request
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.offer import State as Exchange
 from flowcatd.sip.refer import parse_replaces
-from flowcatd.sip.refresh import asked
+from flowcatd.sip.refresh import asked, least_of
 from flowcatd.sip.trouble import SipError
 
 PROMISES_MAX = 8
+RING_AGAIN = 60.0
+"""Seconds."""
 RSEQ_MAX = 1 << 30
 """RFC 3262 §3: a first RSeq is below 2^31; by half of it, it never wraps."""
 
@@ -45,11 +47,14 @@ def begin(desk: Desk, event: Asked) -> None:
         dialog = Dialog.of_request(request, tag, contact, event.hop)
         can = {*request.words("supported"), *request.words("require")}
         has_update = "update" in request.words("allow")
+        least = least_of(request)
+        expires = request.number("expires")
     except SipError as error:
         desk.refuse(event.id, request, error)
         return
-    call = Call(desk.new_number(), State.ASKED, request, event.hop, tag, dialog, event.id)
-    call.has_update = has_update
+    terms = desk.terms.call_terms
+    call = Call(desk.new_number(), State.ASKED, request, event.hop, tag, terms, dialog, event.id)
+    call.has_update, call.least = has_update, least
     call.replaced = replaced.number if replaced else None
     call.promises = Promises(
         1 + int(desk.mint.random() * RSEQ_MAX),
@@ -60,16 +65,17 @@ def begin(desk: Desk, event: Asked) -> None:
     desk.found[dialog.key] = call
     desk.asked[event.id] = call
     call.ladder.note(request, desk.now, is_ours=False)
-    due = desk.now + desk.terms.ring_seconds
-    desk.arm(call, "ring", due, lambda: _ring_too_long(desk, call))
+    _arm_ring(desk, call, expires)
     desk.tell(call, Invited(call.number, request, event.hop, has_offer, call.replaced))
 
 
 def _find_replaced(desk: Desk, request: Request) -> Call | None:
-    text = request.first("replaces")
-    if text is None:
+    texts = request.fields.get("replaces", [])
+    if not texts:
         return None
-    wanted = parse_replaces(text)
+    if len(texts) > 1:
+        raise SipError("several Replaces")
+    wanted = parse_replaces(texts[0])
     call = desk.found.get(DialogKey(wanted.call_id, wanted.to_tag, wanted.from_tag))
     if call is None or call.state is State.ASKED:
         # §3: an early dialog that the other side began cannot be replaced.
@@ -87,12 +93,37 @@ def _check_interval(desk: Desk, request: Request) -> None:
         raise SipError("a session interval that is too small", 422)
 
 
-def _ring_too_long(desk: Desk, call: Call) -> None:
-    ending = CallEnded(call.number, by_peer=False, status=480, problem="nobody decided")
-    desk.turn(call, Turn.REFUSE, ending)
+def _arm_ring(desk: Desk, call: Call, expires: int | None) -> None:
+    """How long the call may ring: as long as we let it, or as the caller does (§13.3.1: 487)."""
+    seconds, status, problem = desk.terms.ring_seconds, 480, "nobody decided"
+    if expires is not None and expires < seconds:
+        seconds, status, problem = float(expires), 487, "the invitation expired"
+    ending = CallEnded(call.number, by_peer=False, status=status, problem=problem)
+
+    def stop() -> None:
+        desk.turn(call, Turn.REFUSE, ending)
+
+    desk.arm(call, "ring", desk.now + seconds, stop)
 
 
 # --- before the answer ----------------------------------------------------------------------------
+
+
+def take_terms(call: Call, terms: CallTerms | None) -> None:
+    """The call's own terms; SipError 420, 421 or 422 when they do not fit what its INVITE requires."""
+    if terms is None or call.state is not State.ASKED:
+        return
+    call.terms = terms
+    request = call.request
+    required = {each.lower() for each in request.values("require")}
+    if required & terms.unwanted:
+        raise SipError("an extension that this call shall not use", 420)
+    can = required.union(request.words("supported"))
+    if terms.reliable == "required" and "100rel" not in can:
+        raise SipError("no reliable provisional answers", 421)
+    seconds, _ = asked(request)
+    if terms.timer != "off" and 0 < seconds < terms.session_least and "timer" in can:
+        raise SipError("a session interval that is too small", 422)
 
 
 def ring(desk: Desk, call: Call, status: int, negotiation: Negotiation | None) -> None:
@@ -105,12 +136,14 @@ def ring(desk: Desk, call: Call, status: int, negotiation: Negotiation | None) -
     if call.state is not State.ASKED or promises is None:
         raise LocalError("a call rings before it is answered")
     response = desk.response(call.request, status, call)
-    wants = promises.is_possible and desk.terms.is_reliable
+    wants = promises.is_possible and call.terms.reliable != "off"
+    must = promises.is_required or call.terms.reliable == "required"
     # A description that went out reliably is not repeated: it would be a new offer.
     is_said = call.is_settled or promises.holds_answer
     if negotiation is not None and not is_said and (wants or sdp_of(call.request) is not None):
         put_sdp(response, _describe(desk, call, negotiation, is_early=True))
-    if not promises.is_required and not (wants and response.body):
+    desk.arm(call, "minute", desk.now + RING_AGAIN, lambda: _ring_again(desk, call, status))
+    if not must and not (wants and response.body):
         desk.respond(_invite(call), response, call)
         return
     if len(promises.waiting) >= PROMISES_MAX:
@@ -121,6 +154,12 @@ def ring(desk: Desk, call: Call, status: int, negotiation: Negotiation | None) -
     promises.waiting.append(response)
     if len(promises.waiting) == 1:
         _promise(desk, call, promises)
+
+
+def _ring_again(desk: Desk, call: Call, status: int) -> None:
+    """§13.3.1.1: once a minute, or a proxy believes that nobody is there."""
+    if call.promises is not None and not call.promises.waiting and not call.postponed:
+        ring(desk, call, status, call.negotiation if call.body and not call.is_settled else None)
 
 
 def _describe(desk: Desk, call: Call, negotiation: Negotiation, *, is_early: bool) -> str:
@@ -218,8 +257,9 @@ def _send_answer(desk: Desk, call: Call) -> None:
     response = desk.response(call.request, 200, call)
     if not call.is_settled:
         put_sdp(response, call.body)
-    refresh = grant_refresh(desk, call, call.request, response)
+    refresh = grant_refresh(call, call.request, response)
     desk.disarm(call, "ring")
+    desk.disarm(call, "minute")
     if call.promises is not None and call.promises.wake is not None:
         # §3: no more repetitions, but a PRACK may still come.
         call.promises.wake.cancel()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
-from flowcatd.sip.agent_event import CallEnded, CallNumber, Cause, Invitation
+from flowcatd.sip.agent_event import CallEnded, CallNumber, CallTerms, Cause, Invitation
 from flowcatd.sip.dialog import Dialog
 from flowcatd.sip.digest import Answerer
 from flowcatd.sip.event import Hop, TransactionId
@@ -202,6 +202,8 @@ class Asking:
     """Still to be tried; the first is in use."""
     rounds: int = 0
     redirects: int = 0
+    tried: set[str] = field(default_factory=set, repr=False)
+    """Where it was sent to, so that redirections do not go in circles."""
     early: dict[str, Early] = field(default_factory=dict)
     """By their tag."""
     strays: dict[str, Request] = field(default_factory=dict)
@@ -219,6 +221,7 @@ class Call:
     hop: Hop
     tag: str
     """Ours."""
+    terms: CallTerms
     dialog: Dialog | None = None
     invite: TransactionId | None = None
     negotiation: Negotiation | None = None
@@ -237,6 +240,8 @@ class Call:
     postponed: bool = False
     """Whether the answer waits for a PRACK."""
     replaced: CallNumber | None = None
+    is_restored: bool = False
+    """Whether another process had it before."""
     refresh: Refresh = field(default_factory=Refresh)
     least: int = LEAST
     """The Min-SE that a 422 has taught us."""

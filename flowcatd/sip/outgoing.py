@@ -16,6 +16,7 @@ from dataclasses import replace
 from flowcatd.errors import CapacityError, LocalError
 from flowcatd.sip.agent_event import (
     CallEnded,
+    CallTerms,
     Connected,
     Invitation,
     Progress,
@@ -57,15 +58,17 @@ def begin(desk: Desk, invitation: Invitation, negotiation: Negotiation) -> Call:
     asking = Asking(
         invitation, invitation.target, negotiation.offer(), call_id, list(invitation.hops)
     )
-    request = _build(desk, asking, tag, FIRST_CSEQ)
-    call = Call(desk.new_number(), State.CALLING, request, asking.hops[0], tag)
+    terms = invitation.terms or desk.terms.call_terms
+    asking.tried.add(str(replace(invitation.target, headers=())))
+    request = _build(desk, asking, tag, terms, FIRST_CSEQ)
+    call = Call(desk.new_number(), State.CALLING, request, asking.hops[0], tag, terms)
     call.negotiation, call.answerer, call.asking = negotiation, invitation.answerer, asking
     desk.calls[call.number] = call
     _send(desk, call, request)
     return call
 
 
-def _build(desk: Desk, asking: Asking, tag: str, cseq: int) -> Request:
+def _build(desk: Desk, asking: Asking, tag: str, terms: CallTerms, cseq: int) -> Request:
     hop, invitation = asking.hops[0], asking.invitation
     request = build_request(
         "INVITE",
@@ -79,7 +82,9 @@ def _build(desk: Desk, asking: Asking, tag: str, cseq: int) -> Request:
     if invitation.routes:
         request.put("route", *invitation.routes)
     request.put("contact", f"<{desk.mint.here(hop).contact}>")
-    desk.adorn(request)
+    desk.adorn(request, terms)
+    if terms.reliable == "required":
+        request.put("require", "100rel")
     for name, value in invitation.fields:
         request.put(name, value)
     put_sdp(request, asking.offer)
@@ -90,7 +95,7 @@ def _send(desk: Desk, call: Call, request: Request) -> None:
     assert call.asking is not None
     call.request, call.hop = request, call.asking.hops[0]
     call.asking.early.clear()
-    ask(request, desk.terms.session_seconds, call.least)
+    ask(request, call.terms, call.least)
     sent = Sent(call, None, request, lambda _, __: _fail(desk, call, None))
     call.invite = desk.send(sent, call.hop)
     if call.invite is not None:
@@ -99,7 +104,8 @@ def _send(desk: Desk, call: Call, request: Request) -> None:
 
 def _send_again(desk: Desk, call: Call) -> None:
     assert call.asking is not None
-    _send(desk, call, _build(desk, call.asking, call.tag, call.request.cseq.number + 1))
+    cseq = call.request.cseq.number + 1
+    _send(desk, call, _build(desk, call.asking, call.tag, call.terms, cseq))
 
 
 def receive(desk: Desk, sent: Sent, response: Response | None) -> None:
@@ -201,7 +207,8 @@ def _confirm(desk: Desk, call: Call, request: Request, response: Response) -> No
     dialog.is_confirmed = True
     call.dialog = dialog
     desk.found[dialog.key] = call
-    call.acks[request.cseq.number] = desk.acknowledge(call, dialog, request)
+    number = request.cseq.number
+    call.acks[number] = desk.acknowledge(call, dialog, number, request.fields)
     if call.state is State.CANCELLING:
         desk.end(call, Turn.SUCCESS, 487, "the answer crossed our CANCEL")
         return
@@ -213,7 +220,7 @@ def _confirm(desk: Desk, call: Call, request: Request, response: Response) -> No
     assert call.negotiation is not None
     desk.agree(call, call.negotiation.session)
     try:
-        set_refresh(desk, call, learn(response))
+        set_refresh(desk, call, learn(response, call.terms))
         call.has_update = "update" in response.words("allow")
         if call.answerer is not None:
             call.answerer.learn(response)
@@ -272,7 +279,7 @@ def _dismiss(desk: Desk, call: Call, request: Request, response: Response) -> No
     if known is not None:
         desk.send_ack(call, dialog, known)
         return
-    asking.strays[tag] = desk.acknowledge(call, dialog, request)
+    asking.strays[tag] = desk.acknowledge(call, dialog, request.cseq.number, request.fields)
     desk.hang_up_branch(call, dialog)
 
 
@@ -333,6 +340,8 @@ def _redirect(desk: Desk, call: Call, asking: Asking, response: Response) -> boo
         found = response.addresses("contact")[:CONTACTS_MAX]
     except SipError:
         return False
+    # §8.1.3.4: where we have been already leads round in circles.
+    found = [each for each in found if str(replace(each.uri, headers=())) not in asking.tried]
     if not found or asking.redirects >= desk.terms.redirects:
         return False
     asking.redirects += 1
@@ -358,4 +367,5 @@ def follow(desk: Desk, call: Call, uri: Uri, hops: tuple[Hop, ...]) -> None:
         raise LocalError("a call needs somewhere to go")
     desk.disarm(call, "redirect")
     call.asking.target, call.asking.hops = uri, list(hops)
+    call.asking.tried.add(str(replace(uri, headers=())))
     _send_again(desk, call)

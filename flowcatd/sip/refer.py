@@ -62,10 +62,10 @@ def parse_replaces(text: str) -> Replaces:
 
 def parse_reference(request: Request) -> Reference:
     """What a REFER asks for; SipError 400 without exactly one usable Refer-To (RFC 3515 §2.4.2)."""
-    text = request.first("refer-to")
-    if text is None:
-        raise SipError("a REFER without a Refer-To")
-    target = parse_address(text).uri
+    texts = request.values("refer-to")
+    if len(texts) != 1:
+        raise SipError("a REFER without exactly one Refer-To")
+    target = parse_address(texts[0]).uri
     method = target.parameters.get("method") or "INVITE"
     if method.upper() != "INVITE":
         raise SipError("a REFER to something that is no call", 501)

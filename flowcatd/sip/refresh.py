@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from flowcatd.sip.agent_event import CallTerms
 from flowcatd.sip.header import Valued, parse_number
 from flowcatd.sip.message import Message, Request, Response
 from flowcatd.sip.trouble import SipError
@@ -42,13 +43,17 @@ class Refresh:
         return now + self.seconds - min(32.0, self.seconds / 3) if self.seconds else None
 
 
-def ask(request: Request, seconds: int, least: int, refresh: Refresh | None = None) -> None:
+def ask(request: Request, terms: CallTerms, least: int, refresh: Refresh | None = None) -> None:
     """Writes what we ask for into a request of ours; with `refresh` the roles that hold stay (§7.4)."""
+    held = refresh.seconds if refresh is not None else 0
+    seconds = 0 if terms.timer == "off" else held or terms.asked_seconds
     if not seconds:
         return
     roles: dict[str, str | None] = {}
-    if refresh is not None and refresh.seconds:
+    if refresh is not None and held:
         roles["refresher"] = "uac" if refresh.is_ours else "uas"
+    elif terms.refresher != "auto":
+        roles["refresher"] = "uac" if terms.refresher == "us" else "uas"
     request.put("session-expires", Valued(str(max(seconds, least)), roles))
     if least > LEAST:
         request.put("min-se", least)
@@ -68,21 +73,25 @@ def least_of(message: Message) -> int:
     return LEAST if told is None else max(parse_number(told.value), LEAST)
 
 
-def grant(request: Request, response: Response, seconds: int, least: int) -> Refresh:
-    """Writes what we grant into a 2xx of ours (§9); `seconds` is what we want where they want nothing.
+def grant(request: Request, response: Response, terms: CallTerms, least: int) -> Refresh:
+    """Writes what we grant into a 2xx of ours (§9), which is what we want where they want nothing.
 
-    SipError 422 when they want less than `least` and can be told so.
+    `least` is the Min-SE learnt so far. SipError 422 when they want less than our own terms allow, and
+    can be told so; who cannot be told gets more (§8.1 for proxies, and erratum 1687).
     """
+    if terms.timer == "off":
+        return Refresh()
+    seconds = terms.asked_seconds
     wanted, who = asked(request)
-    can = "timer" in request.words("supported")
-    if wanted and wanted < least and can:
+    can = "timer" in {*request.words("supported"), *request.words("require")}
+    if wanted and wanted < terms.session_least and can:
         raise SipError("a session interval that is too small", 422)
-    granted = wanted or (max(seconds, least_of(request)) if seconds else 0)
-    granted = max(granted, least) if granted else 0
+    granted = wanted or (max(seconds, least_of(request), least) if seconds else 0)
+    granted = max(granted, terms.session_least) if granted else 0
     if not granted:
         return Refresh()
-    # Who cannot refresh is not asked to (Table 2).
-    is_ours = not can or who == "uas"
+    # Who cannot refresh is not asked to, and who has said who shall is obeyed (Table 2).
+    is_ours = not can or (who == "uas" if who else terms.refresher == "us")
     response.put(
         "session-expires", Valued(str(granted), {"refresher": "uas" if is_ours else "uac"})
     )
@@ -91,7 +100,7 @@ def grant(request: Request, response: Response, seconds: int, least: int) -> Ref
     return Refresh(granted, is_ours)
 
 
-def learn(response: Response) -> Refresh:
+def learn(response: Response, terms: CallTerms) -> Refresh:
     """What a 2xx to a request of ours says; a callee may impose a timer that nobody asked for."""
-    seconds, who = asked(response)
+    seconds, who = (0, "") if terms.timer == "off" else asked(response)
     return Refresh(max(seconds, SHORTEST), who != "uas") if seconds else Refresh()

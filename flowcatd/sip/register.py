@@ -13,7 +13,8 @@ up to a cap, from half of which to all is drawn.
 
 Transactions, targets and DNS are the caller's: `outgoing` has requests to send (to their Route, or else
 to their Request-URI), and the caller says what came of each by `receive_response` or
-`receive_failure`. Every request has a Via with the next branch; only one is under way at a time.
+`receive_failure`. Only one is under way at a time. Where it goes out from is known when its target is:
+`send_from` writes that into it, with the next branch, for the first target and for each further one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from flowcatd.sip.register_terms import (
     Terms,
     back_off,
     refresh_after,
+    retry_after,
 )
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri, is_same_uri
@@ -44,7 +46,6 @@ ROUNDS_MAX = 6
 REDIRECTS_MAX = 3
 SECONDS_MAX = 86_400
 """A registrar that wants longer than a day (423) does not know what it wants."""
-RETRY_AFTER_MAX = 3600.0
 ROUTES_MAX = 16
 EVENTS_MAX = 100
 YOUNG = 60.0
@@ -93,8 +94,9 @@ class _Attempt:
 class _Binding:
     """What the registrar has, as far as we know."""
 
+    contact: Uri
     since: float
-    """When it began, or was last renewed."""
+    """When it began; a refresh is no beginning."""
     until: float
     service_route: tuple[Address, ...] = ()
     flow_seconds: int = 0
@@ -159,13 +161,13 @@ class Registration:
         elif response.is_final:
             self._settle(attempt, response, now)
 
-    def receive_failure(self, request: Request, now: float) -> None:
+    def receive_failure(self, request: Request, now: float, problem: str = "no answer") -> None:
         """No target took the request, or none answered in time: as if by 408 or 503 (§8.1.3.1)."""
         attempt = self._attempt
         if attempt is None or attempt.request is not request:
             self.ignored += 1
         else:
-            self._fail(attempt, 0, "no answer", now)
+            self._fail(attempt, 0, problem, now)
 
     def receive_flow_closed(self, now: float) -> None:
         """The connection we registered over is gone (RFC 5626 §4.4): the binding leads nowhere.
@@ -225,6 +227,21 @@ class Registration:
         self.terms = replace(self.terms, contact=contact, via=via)
         self.refresh()
 
+    def send_from(self, request: Request, contact: Uri, via: Via) -> None:
+        """Writes where the request under way goes out from, with a fresh branch, and remembers it.
+
+        A binding that is taken back keeps the Contact that it has.
+        """
+        attempt = self._attempt
+        if attempt is None or attempt.request is not request:
+            raise LocalError("a request that is not under way")
+        request.top = via.with_parameters(branch=f"z9hG4bK{self._token()}")
+        request.put("via", request.top)
+        if not attempt.leaves:
+            self.terms = replace(self.terms, contact=contact, via=via)
+            attempt.contact = contact
+            request.put("contact", self._contact(attempt))
+
     # --- to collect
 
     def events(self) -> list[RegistrationEvent]:
@@ -279,7 +296,8 @@ class Registration:
         self._ask(self._attempt)
 
     def _begin_leaving(self) -> None:
-        self._attempt = _Attempt(self.terms.registrar, self.terms.contact, leaves=True)
+        contact = self._binding.contact if self._binding else self.terms.contact
+        self._attempt = _Attempt(self.terms.registrar, contact, leaves=True)
         self._ask(self._attempt)
 
     def _ask(self, attempt: _Attempt) -> None:
@@ -334,7 +352,7 @@ class Registration:
                 response.status,
                 "the credentials were refused" if refused else f"answered {response.status}",
                 now,
-                pause=_retry_after(response) or (self.terms.refused_pause if refused else 0.0),
+                pause=retry_after(response) or (self.terms.refused_pause if refused else 0.0),
             )
 
     def _wants_another(self, attempt: _Attempt, request: Request, response: Response) -> bool:
@@ -384,7 +402,10 @@ class Registration:
         self._attempt = None
         self._trouble = _Trouble(status=response.status)
         route = tuple(response.addresses("service-route")[:ROUTES_MAX])
-        self._binding = _Binding(now, now + seconds, route, _flow_seconds(response))
+        since = now if self._binding is None else self._binding.since
+        self._binding = _Binding(
+            attempt.contact, since, now + seconds, route, _flow_seconds(response)
+        )
         if self._leaving:
             self._begin_leaving()
             return
@@ -464,15 +485,6 @@ def _answers(request: Request | None, response: Response) -> bool:
         and response.call_id == request.call_id
         and response.cseq == request.cseq
     )
-
-
-def _retry_after(response: Response) -> float:
-    """Retry-After in seconds (§20.33), capped; 0 where there is none that can be read."""
-    text = (response.first("retry-after") or "").partition(";")[0].partition("(")[0].strip()
-    try:
-        return min(float(parse_number(text)), RETRY_AFTER_MAX) if text else 0.0
-    except SipError:
-        return 0.0
 
 
 def _flow_seconds(response: Response) -> int:

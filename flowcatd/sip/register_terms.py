@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flowcatd.sip.header import Address, Via
+from flowcatd.sip.header import Address, Via, parse_number
+from flowcatd.sip.message import Response
+from flowcatd.sip.trouble import SipError
 from flowcatd.sip.trunk import Trunk
 from flowcatd.sip.uri import Uri
 
@@ -18,6 +20,7 @@ SHORTEST = 5.0
 """Seconds between two refreshes; a registrar that grants less has us unbound in between."""
 TWO_TIMEOUTS = 64.0
 """Twice 64*T1: one refresh may time out and another one still be in time."""
+RETRY_AFTER_MAX = 3600.0
 MANY_FAILURES = 30
 """Where doubling stops to matter."""
 
@@ -114,3 +117,12 @@ def back_off(terms: Terms, failures: int, random: float) -> float:
     """Seconds until the next attempt after so many failures in a row (RFC 5626 §4.5)."""
     most = min(terms.back_off_cap, terms.back_off * float(1 << min(failures, MANY_FAILURES)))
     return most * (0.5 + random / 2)
+
+
+def retry_after(response: Response) -> float:
+    """Retry-After in seconds (§20.33), capped; 0 where there is none that can be read."""
+    text = (response.first("retry-after") or "").partition(";")[0].partition("(")[0].strip()
+    try:
+        return min(float(parse_number(text)), RETRY_AFTER_MAX) if text else 0.0
+    except SipError:
+        return 0.0

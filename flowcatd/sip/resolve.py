@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from itertools import groupby
+from math import inf
 from typing import Final
 
 from flowcatd.sip.trouble import SipError
@@ -119,6 +120,8 @@ class Plan:
     targets: tuple[Target, ...] = ()
     questions: tuple[Question, ...] = ()
     problem: str = ""
+    status: int = 0
+    """The answer to a request for such a URI, when it is the URI that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def locate(uri: Uri, known: Known, able: Abilities, random: Callable[[], float])
     except _Lacking as lacking:
         return Plan(questions=lacking.questions)
     except SipError as error:
-        return Plan(problem=error.problem)
+        return Plan(problem=error.problem, status=error.status)
     distinct = tuple(dict.fromkeys(targets))[:TARGETS_MAX]
     return Plan(distinct, problem="" if distinct else "the name leads nowhere")
 
@@ -283,7 +286,7 @@ class _Walk:
 
     def _plainly(self, transport: str) -> list[Target]:
         if self.closed:
-            raise SipError("the service is decidedly not available")
+            raise SipError("the service is decidedly not available", 503)
         return self._at(transport, self.name, DEFAULT_PORT[transport])
 
     def _at(self, transport: str, host: str, port: int) -> list[Target]:
@@ -381,6 +384,23 @@ class Cache:
             return None
         self._entries.move_to_end(question)
         return entry.records
+
+    def recall(self, question: Question, now: float) -> tuple[Record, ...] | None:
+        """As `find`, but answers that have run out serve as well, as long as that is sensible."""
+        entry = self._entries.get(question)
+        if entry is None or (entry.until <= now and now - entry.valid_until > STALE_SECONDS):
+            return None
+        return entry.records
+
+    def until(self, question: Question) -> float:
+        """When it has to be asked again; minus infinity for what was never asked."""
+        entry = self._entries.get(question)
+        return -inf if entry is None else entry.until
+
+    def is_doubtful(self, question: Question, now: float) -> bool:
+        """Whether the resolver failed at it, so that no records, or these, may be wrong."""
+        entry = self._entries.get(question)
+        return entry is not None and entry.valid_until <= now
 
     def put(self, question: Question, records: Iterable[Record], ttl: float, now: float) -> None:
         """An answer, with its time to live in seconds; no records is that there are none."""

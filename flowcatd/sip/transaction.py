@@ -5,11 +5,11 @@ one of them to know: which one a message belongs to (§17.1.3, §17.2.3, peers o
 a request came by two ways (482, §8.2.2.2), what a CANCEL is about (§9.2), how many there may be.
 
 The transaction user sends requests and answers them by number. It is told `Asked`, `Cancelled`,
-`Acked`, `Answered`, `TimedOut`, `Undelivered` and, for every number once, `Ended`. The ACK of a failure
+`Acked`, `Answered`, `Stray`, `TimedOut`, `Undelivered` and, for every number once, `Ended`. The ACK of a failure
 is made here; that of a 2xx is the user's, as is the repetition of the 2xx (§13.3.1.4).
 
-Over the limit the transaction goes first that has been finished longest; when none is finished, a new
-request gets a 503 that costs no state. Branches come from the user, so that they can say whose they are.
+Over a limit, of number or of bytes, the transaction goes first that has been finished longest; when
+none is finished, a new request gets a 503 that costs no state. Branches come from the user, so that they can say whose they are.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from flowcatd.sip.event import (
     Hop,
     Limits,
     Outgoing,
+    Stray,
     TimedOut,
     TransactionEvent,
     TransactionId,
     Undelivered,
 )
-from flowcatd.sip.header import CSeq, split_list
 from flowcatd.sip.machine import BEGIN, FINISHED, KEPT, TABLES, Do, Kind, State, Turn
+from flowcatd.sip.matching import follow, has_second, server_key, size_of
 from flowcatd.sip.message import (
     Message,
     Request,
@@ -48,8 +49,6 @@ from flowcatd.sip.message import (
 from flowcatd.sip.timers import Timers
 from flowcatd.wake import Wake, WakeList
 
-COOKIE: Final = "z9hg4bk"
-"""What a branch of RFC 3261 begins with (§8.1.1.7), in lower case."""
 RETRY_AFTER = 5
 """Seconds after which a request refused for want of room may come again."""
 
@@ -58,8 +57,8 @@ class _Transaction:
     """One of them."""
 
     __slots__ = (
-        *("cancelled", "hop", "id", "keys", "kept", "kind", "pause"),
-        *("request", "state", "timers", "wants_cancel"),
+        *("cancelled", "hop", "id", "keys", "kept", "kind", "pause", "reason"),
+        *("request", "size", "state", "timers", "wants_cancel"),
     )
 
     def __init__(
@@ -80,6 +79,10 @@ class _Transaction:
         self.timers: dict[Turn, Wake] = {}
         self.cancelled = False
         self.wants_cancel = False
+        self.reason = ""
+        """Of the CANCEL."""
+        self.size = 0
+        """What it keeps, in bytes."""
 
 
 class Transactions:
@@ -96,6 +99,8 @@ class Transactions:
         self._all: dict[TransactionId, _Transaction] = {}
         self._found: dict[Hashable, _Transaction] = {}
         self._finished: OrderedDict[TransactionId, None] = OrderedDict()
+        self.kept_bytes = 0
+        """What all of them keep: requests that wait for an answer, and what may be repeated."""
         self._events: list[TransactionEvent] = []
         self._outgoing: list[Outgoing] = []
 
@@ -134,7 +139,7 @@ class Transactions:
         key = ("client", request.top.branch, request.method)
         if key in self._found:
             raise LocalError("a branch is used once")
-        if not self._make_room():
+        if not self._make_room(size_of(request)):
             raise CapacityError("too many SIP transactions", RETRY_AFTER)
         kind = Kind.INVITE_CLIENT if request.method == "INVITE" else Kind.CLIENT
         return self._start(kind, request, hop, (key,)).id
@@ -149,15 +154,17 @@ class Transactions:
             raise LocalError("an answer to a request of our own")
         return self._turn(transaction, _turn_of(response), response)
 
-    def cancel(self, number: TransactionId, now: float) -> bool:
+    def cancel(self, number: TransactionId, now: float, reason: str = "") -> bool:
         """Takes an INVITE of ours back; false when it is answered already.
 
-        The CANCEL goes out when something has been heard of the INVITE (§9.1); a 2xx may still come.
+        The CANCEL goes out when something has been heard of the INVITE (§9.1), with a Reason if there
+        is one (RFC 3326 §2); a 2xx may still come.
         """
         self._begin(now)
         transaction = self._all.get(number)
         if transaction is None or transaction.kind is not Kind.INVITE_CLIENT:
             return False
+        transaction.reason = reason
         if transaction.state is State.CALLING:
             transaction.wants_cancel = True
             return True
@@ -168,6 +175,10 @@ class Transactions:
         self._outgoing.append(Outgoing(bytes(message), hop))
 
     # --- to collect
+
+    def knows(self, request: Request) -> bool:
+        """Whether it is a retransmission of a request that is here."""
+        return server_key(request) in self._found
 
     def events(self) -> list[TransactionEvent]:
         """Drain what the user should know, in order."""
@@ -188,13 +199,16 @@ class Transactions:
     def _receive_response(self, response: Response, hop: Hop) -> None:
         transaction = self._found.get(("client", response.top.branch, response.cseq.method))
         # §8.1.3.3: a second Via says that the answer was not for us.
-        if transaction is None or len(response.fields["via"]) > 1 or _has_second(response):
+        is_single = len(response.fields["via"]) == 1 and not has_second(response)
+        if transaction is None or not is_single:
             self.ignored += 1
+            if is_single and _is_answer(response):
+                self._events.append(Stray(response, hop))
             return
         self._turn(transaction, _turn_of(response), response, hop)
 
     def _receive_request(self, request: Request, hop: Hop) -> None:
-        key = _server_key(request)
+        key = server_key(request)
         transaction = self._found.get(key)
         if request.method == "ACK":
             self._receive_ack(request, hop, transaction)
@@ -211,7 +225,7 @@ class Transactions:
                 self.send_once(build_response(request, 482, tag=stateless_tag(request)), hop)
                 return
             keys = (key, merged)
-        if not self._make_room():
+        if not self._make_room(size_of(request)):
             refusal = build_response(request, 503, tag=stateless_tag(request))
             refusal.put("retry-after", RETRY_AFTER)
             self.send_once(refusal, hop)
@@ -222,7 +236,7 @@ class Transactions:
     def _receive_ack(self, request: Request, hop: Hop, transaction: _Transaction | None) -> None:
         if transaction is None:
             # §17.2.3: a peer of RFC 2543 repeats the To of our failure, which the INVITE did not have.
-            transaction = self._found.get(_server_key(request, to_tag=""))
+            transaction = self._found.get(server_key(request, to_tag=""))
         if transaction is not None:
             self._turn(transaction, Turn.ACK, request, hop)
         else:
@@ -243,6 +257,7 @@ class Transactions:
         self._all[transaction.id] = transaction
         for key in keys:
             self._found[key] = transaction
+        self._weigh(transaction)
         transaction.state, doings = BEGIN[kind]
         self._do_all(transaction, doings, request, hop)
         return transaction
@@ -267,6 +282,7 @@ class Transactions:
                 self._finished[transaction.id] = None
                 if not transaction.kind.is_client:
                     transaction.request = None
+                    self._weigh(transaction)
         self._do_all(transaction, doings, message, hop)
         if transaction.state is State.TERMINATED:
             self._forget(transaction)
@@ -288,6 +304,7 @@ class Transactions:
             elif do is Do.SEND:
                 assert message is not None
                 transaction.kept = bytes(message)
+                self._weigh(transaction)
                 self._stop(transaction, Turn.TIMER_TRYING)
                 self._repeat(transaction)
             elif do is Do.REPEAT:
@@ -308,11 +325,12 @@ class Transactions:
             case Do.TRYING:
                 assert transaction.request is not None
                 transaction.kept = bytes(build_response(transaction.request, 100))
+                self._weigh(transaction)
                 self._repeat(transaction)
             case Do.ACKNOWLEDGE:
                 assert isinstance(message, Response)
                 assert transaction.request is not None
-                self.send_once(_follow(transaction.request, "ACK", message), transaction.hop)
+                self.send_once(follow(transaction.request, "ACK", message), transaction.hop)
             case _:
                 assert do is Do.CANCEL
                 self._send_cancel(transaction)
@@ -324,7 +342,7 @@ class Transactions:
         if message.method == "ACK":
             return Acked(message, hop)
         if message.method == "CANCEL":
-            target = self._found.get(_server_key(message, method="INVITE"))
+            target = self._found.get(server_key(message, method="INVITE"))
             return Cancelled(transaction.id, message, hop, target.id if target else None)
         return Asked(transaction.id, message, hop)
 
@@ -337,7 +355,9 @@ class Transactions:
             return
         transaction.cancelled = True
         assert transaction.request is not None
-        request = _follow(transaction.request, "CANCEL", None)
+        request = follow(transaction.request, "CANCEL", None)
+        if transaction.reason:
+            request.put("reason", transaction.reason)
         key = ("client", request.top.branch, request.method)
         # Over the limit too: whoever rings must be able to stop it, and each INVITE has one at most.
         self._start(Kind.CLIENT, request, transaction.hop, (key,))
@@ -393,8 +413,9 @@ class Transactions:
 
     # --- room
 
-    def _make_room(self) -> bool:
-        while len(self._all) >= self._limits.transactions:
+    def _make_room(self, size: int) -> bool:
+        limits = self._limits
+        while len(self._all) >= limits.transactions or self.kept_bytes + size > limits.kept_bytes:
             if not self._finished:
                 return False
             oldest = self._all[next(iter(self._finished))]
@@ -402,9 +423,17 @@ class Transactions:
             self._forget(oldest)
         return True
 
+    def _weigh(self, transaction: _Transaction) -> None:
+        size = len(transaction.kept)
+        if transaction.request is not None:
+            size += size_of(transaction.request)
+        self.kept_bytes += size - transaction.size
+        transaction.size = size
+
     def _forget(self, transaction: _Transaction) -> None:
         if self._all.pop(transaction.id, None) is None:
             return
+        self.kept_bytes -= transaction.size
         self._stop_timers(transaction, State.TERMINATED)
         self._finished.pop(transaction.id, None)
         for key in transaction.keys:
@@ -434,44 +463,11 @@ _ARMS: Final = {
 """Which timer a doing starts, and how long it runs."""
 
 
+def _is_answer(response: Response) -> bool:
+    return 200 <= response.status < 300 and response.cseq.method == "INVITE"
+
+
 def _turn_of(response: Response) -> Turn:
     if response.status < 200:
         return Turn.PROVISIONAL
     return Turn.SUCCESS if response.status < 300 else Turn.FAILURE
-
-
-def _has_second(response: Response) -> bool:
-    via = response.fields["via"][0]
-    return "," in via and len(split_list(via)) > 1
-
-
-def _server_key(
-    request: Request, *, method: str | None = None, to_tag: str | None = None
-) -> Hashable:
-    """What §17.2.3 compares; an ACK is looked for as its INVITE."""
-    top = request.top
-    wanted = method or ("INVITE" if request.method == "ACK" else request.method)
-    sent_by = (top.host.lower(), top.port or 5060)
-    # A bare cookie identifies nothing (RFC 4475 §3.2.1): the old rule then.
-    if len(top.branch) > len(COOKIE) and top.branch[: len(COOKIE)].lower() == COOKIE:
-        return (top.branch, sent_by, wanted)
-    tag = request.to.tag if to_tag is None else to_tag
-    told = (request.call_id, request.cseq.number, request.from_.tag, tag)
-    return (top.branch, sent_by, wanted, str(request.uri), told)
-
-
-def _follow(request: Request, method: str, answer: Response | None) -> Request:
-    """The ACK of a failure (§17.1.1.3) or the CANCEL of an INVITE (§9.1)."""
-    asked = request.fields
-    top = asked["via"][0]
-    fields = {
-        "via": [split_list(top)[0] if "," in top else top],
-        "max-forwards": ["70"],
-        "from": list(asked["from"]),
-        "to": list(answer.fields["to"] if answer else asked["to"]),
-        "call-id": list(asked["call-id"]),
-        "cseq": [str(CSeq(request.cseq.number, method))],
-    }
-    if "route" in asked:
-        fields["route"] = list(asked["route"])
-    return Request(method, request.uri, fields, b"")

@@ -13,7 +13,7 @@ from functools import partial
 from flowcatd.errors import LocalError
 from flowcatd.sip.agent_event import ReferProgress, Referred
 from flowcatd.sip.body import FRAGMENT, status_of, write_fragment
-from flowcatd.sip.desk import Desk, ignore
+from flowcatd.sip.desk import Desk
 from flowcatd.sip.event import Asked
 from flowcatd.sip.invite import Call, State, Transfer
 from flowcatd.sip.message import Request, Response
@@ -81,15 +81,17 @@ def receive_notify(desk: Desk, call: Call, event: Asked) -> None:
     request = event.request
     try:
         number = _find_ours(call, request)
-        status = status_of(request)
         state = request.valued("subscription-state")
+        is_last = state is not None and state.value.lower() == "terminated"
+        # Who ends the subscription early may have nothing to say (RFC 6665 §4.2.2).
+        status = 100 if is_last and not request.body else status_of(request)
     except SipError as error:
         desk.refuse(event.id, request, error, call)
         return
     desk.reply(event.id, request, 200, call)
-    is_last = state is not None and state.value.lower() == "terminated"
     if status >= 200 or is_last:
-        _decide(desk, call, number, status)
+        # A last word that is none: nobody will say any more how it went.
+        _decide(desk, call, number, status if status >= 200 else 408)
     else:
         desk.tell(call, ReferProgress(call.number, status))
 
@@ -167,8 +169,16 @@ def report(desk: Desk, call: Call, number: int, status: int) -> None:
     )
     request.put("subscription-state", state)
     request.put_body(write_fragment(status), f"{FRAGMENT};version=2.0")
-    desk.ask(call, call.dialog, request, hop, ignore)
+    desk.ask(call, call.dialog, request, hop, partial(_receive_told, desk, call, number))
     if status >= 200:
+        _drop(desk, call, number)
+
+
+def _receive_told(
+    desk: Desk, call: Call, number: int, _request: Request, response: Response | None
+) -> None:
+    """RFC 6665 §4.2.2: whoever knows nothing of the subscription, or is not there, wants no more."""
+    if response is None or response.status == 481:
         _drop(desk, call, number)
 
 

@@ -303,10 +303,14 @@ class Trunk:
 
     @property
     def domain(self) -> str:
-        """The host of our addresses there; empty for a trunk without a peer."""
-        if self.peer.domain or not self.peer.proxies:
+        """The host of our addresses there: as set, or the first proxy's, or the registrar's.
+
+        Empty for a trunk without a peer.
+        """
+        named = self.peer.proxies[0] if self.peer.proxies else self.register.registrar
+        if self.peer.domain or not named:
             return self.peer.domain
-        return parse_uri(self.peer.proxies[0]).host
+        return parse_uri(named).host
 
     @property
     def registrar(self) -> Uri:

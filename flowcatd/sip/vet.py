@@ -57,11 +57,15 @@ def find_objection(request: Request, able: Abilities) -> Objection | None:
     """
     if request.method == "ACK":
         return None
+    if "replaces" in request.fields and request.method != "INVITE":
+        return Objection(400)  # RFC 3891 §4
     if request.method not in able.methods:
         known = request.method in KNOWN_METHODS
         return Objection(405 if known else 501, {"allow": ", ".join(able.methods)})
     if request.uri.scheme not in able.schemes:
         return Objection(416)
+    if request.uri.headers:
+        return Objection(400)  # RFC 3261 §19.1.1, RFC 4475 §3.1.2.11
     if request.method != "CANCEL" and (unknown := _unknown_extensions(request, able)):
         return Objection(420, {"unsupported": ", ".join(unknown)})
     return _find_in_body(request, able)

@@ -109,6 +109,8 @@ class CarrierSocket:
         self._origin = 0.0
         self.notices = False
         """Whether the far end asked to be told about the conversation."""
+        self.lead_ms = 0
+        """As configured: what lies ahead survives our stalls in the carrier's buffer."""
 
     # --- MediaPort --------------------------------------------------------------------------------
 
@@ -138,6 +140,10 @@ class CarrierSocket:
     def send_digits(self, digits: str) -> None:
         """Press keys towards the far end, where the carrier can."""
         self._control(self._core.digits(digits))
+
+    def transfer(self, target: str) -> bool:  # noqa: ARG002 as the port has it
+        """No carrier takes a transfer on its media socket."""
+        return False
 
     def notice(self, fields: Mapping[str, object]) -> None:
         """Tell a loopback client about the conversation, if it asked."""

@@ -53,6 +53,16 @@ class CallSide(Protocol):
         """A tick failed, and none will come any more: the call is to end."""
 
 
+class Aside(Protocol):
+    """What else is spoken on the RTP port: a DTLS handshake (`secrecy.py`)."""
+
+    def receive(self, data: bytes, addr: Addr, now: float) -> bool:
+        """Whether this datagram is none of RTP's, and was taken."""
+
+    def tick(self, now: float) -> list[tuple[bytes, Addr | None]]:
+        """20 ms passed: what to send, and where; None for where RTP goes."""
+
+
 class Sockets(Protocol):
     """Two bound sockets that do not block; workers/ports.py has them."""
 
@@ -97,8 +107,14 @@ class RtpWire:
         for ear in self._ears:
             ear.counts = self.counts
             ear.open()
+        self._aside: Aside | None = None
         self._beat = pacer.add(self.tick)
         self.closed = False
+
+    def share(self, aside: Aside | None) -> None:
+        """From now on the RTP port is shared with somebody, or no longer."""
+        self._aside = aside
+        self._ears[0].receive = self._stream.receive_datagram if aside is None else self._receive
 
     @property
     def phase(self) -> float:
@@ -130,6 +146,9 @@ class RtpWire:
         for ear in self._ears:
             if ear.read:
                 ear.next_tick()
+        if self._aside is not None:
+            for data, addr in self._aside.tick(now):
+                self._put(self._rtp, data, addr or stream.destination)
         call.hear(stream.pull(now))
         if self.closed:
             return  # hearing that ended the call
@@ -143,6 +162,10 @@ class RtpWire:
             stream.wake(now)
             self._report()
             self._heard()
+
+    def _receive(self, data: bytes, addr: Addr, now: float) -> None:
+        if self._aside is None or not self._aside.receive(data, addr, now):
+            self._stream.receive_datagram(data, addr, now)
 
     def _heard(self) -> None:
         for event in self._stream.events():
@@ -179,7 +202,7 @@ class RtpWire:
 class _Ear:
     """One socket being read, no more of it per tick than its share."""
 
-    __slots__ = ("_heard", "_is_open", "_loop", "_most", "_receive", "_wire", "counts", "read")
+    __slots__ = ("_heard", "_is_open", "_loop", "_most", "_wire", "counts", "read", "receive")
 
     def __init__(
         self,
@@ -191,7 +214,7 @@ class _Ear:
     ) -> None:
         """`heard` is called after each turn of reading."""
         self._loop, self._wire = loop, wire
-        self._receive, self._heard = receive, heard
+        self.receive, self._heard = receive, heard
         self._most = most
         self._is_open = False
         self.read = 0
@@ -218,7 +241,7 @@ class _Ear:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        take, receive = self._wire.recvfrom, self._receive
+        take, receive = self._wire.recvfrom, self.receive
         try:
             for _ in range(min(BATCH, self._most - self.read)):
                 data, addr = take(MAX_DATAGRAM + 1)

@@ -17,8 +17,10 @@ from flowcatd.control import (
     AskStatus,
     Fleet,
     Reader,
+    TrunkLine,
     encode,
     id_of,
+    merge_trunks,
     worker_identity,
 )
 from flowcatd.errors import ControlError
@@ -46,7 +48,7 @@ def sample(kind: type) -> msgspec.Struct:
             continue
         if field.name == "level":
             values[field.name] = "info"
-        elif field.name == "calls" and field.type is not int:
+        elif typing.get_origin(field.type) is list:
             values[field.name] = []
         else:
             bare = typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
@@ -72,7 +74,7 @@ def test_what_is_encoded_is_decoded_in_its_own_direction_only(direction):
 def test_no_two_kinds_have_the_same_name_on_the_wire():
     """Nor do an ask and its answer."""
     tags = [kind.__struct_config__.tag for kind in KINDS]
-    assert len(set(tags)) == len(tags) == 20
+    assert len(set(tags)) == len(tags) == 28
 
 
 def test_every_message_says_its_version():
@@ -147,3 +149,55 @@ def test_a_fleet_of_the_largest_size_fits_into_a_message():
     )
     fleet = msgspec.structs.replace(sample(Fleet), workers=[line] * 1024)
     assert len(encode(fleet)) < MESSAGE_MAX / 4
+
+
+TRUNKS = st.lists(
+    st.builds(
+        TrunkLine,
+        name=st.sampled_from(["a", "b"]),
+        registration=st.sampled_from(["", "off", "registered"]),
+        expires_seconds=st.sampled_from([0.0, 30.0, 60.0]),
+        failures=st.integers(0, 3),
+        alive=st.sampled_from([None, False, True]),
+        inbound=st.integers(0, 9),
+        outbound=st.integers(0, 9),
+    ),
+    max_size=6,
+)
+
+
+def test_only_a_trunks_tender_knows_its_registration():
+    """What the other workers say of it counts for live calls alone."""
+    tender = TrunkLine(
+        name="a", registration="registered", expires_seconds=50.0, failures=1, alive=True, inbound=2
+    )
+    other = TrunkLine(name="a", inbound=3, outbound=1)
+    for lines in ([tender, other], [other, tender], [other, tender, other]):
+        (merged,) = merge_trunks(lines)
+        assert merged == msgspec.structs.replace(tender, inbound=3, outbound=1)
+
+
+@given(TRUNKS, TRUNKS)
+def test_trunks_are_merged_in_any_order_of_answers(some, more):
+    """Piece by piece as answers come or all at once: one line per trunk, sorted, and the same facts."""
+    whole = merge_trunks([*some, *more])
+    assert [line.name for line in whole] == sorted({line.name for line in (*some, *more)})
+    for lines in (merge_trunks([*merge_trunks(some), *more]), merge_trunks([*more, *some])):
+        for one, other in zip(whole, lines, strict=True):
+            assert (one.alive, one.inbound, one.outbound) == (
+                other.alive,
+                other.inbound,
+                other.outbound,
+            )
+            assert bool(one.registration) == bool(other.registration)
+            assert one.expires_seconds == other.expires_seconds or not one.registration
+
+
+def test_a_call_of_an_older_worker_has_neither_direction_nor_trunk():
+    """Old and new workers live side by side during an upgrade."""
+    data = (
+        b'{"call_id":"c","run_id":"","carrier":"raw","agent":"echo","slot":0,"state":"up",'
+        b'"seconds":1.0,"turns":0}'
+    )
+    line = msgspec.json.decode(data, type=control.CallLine)
+    assert (line.direction, line.trunk) == ("", "")

@@ -89,6 +89,17 @@ def test_an_empty_text_is_the_defaults():
         ("log = 3", "c:1: log: is a section: write [log] and its settings below"),
         ("[log]\nlevel = ", "c:2: is not TOML: Invalid value"),
         ("[log]\nlevel = 'a' b\n", "c:2: is not TOML: Expected newline or end of document after a"),
+        ("[sip]\nhost = '::1'", "c:2: sip.host: must be an IPv4 address; IPv6 has sip.host6"),
+        ("[sip]\nhost = ''", "c:2: sip.host: is empty, and so is sip.host6"),
+        ("[sip]\nhost6 = '[::1]'", "c:2: sip.host6: must be an IPv6 address, without brackets"),
+        ("[sip]\nhost6 = '127.0.0.1'", "c:2: sip.host6: must be an IPv6 address"),
+        ("[sip]\ntls_port = 5061", "c:1: sip.certificate: is needed because sip.tls_port is open"),
+        ("[sip]\ncertificate_key = 'k'", "c:1: sip.certificate: is needed beside the other"),
+        ("[sip]\ntls_port = 5060", "c:2: sip.tls_port: is the same as sip.port"),
+        ("[sip]\npublic_host = 'a b'", "c:2: sip.public_host: must be an address or a host name"),
+        ("[sip]\npublic_host = '::1'", "c:2: sip.public_host: must be an IPv4 address or a host"),
+        ("[sip]\npublic_host6 = '::'", "c:2: sip.public_host6: is where nobody can be reached"),
+        ("[rtp]\ndscp = 64", "c:2: rtp.dscp: must lie between 0 and 63"),
         (
             "[server]\nhost = '0.0.0.0'",
             "c:1: server.token: is needed because server.host '0.0.0.0' is reachable from other",
@@ -100,6 +111,20 @@ def test_a_mistake_is_told_with_its_place(text, said):
     with pytest.raises(ConfigError) as caught:
         load_options(text, "c")
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host = ''\nhost6 = '::1'",
+        "host = ''\nport = 0",
+        "host = 'localhost'\npublic_host = 'sip.example.net'\npublic_host6 = '2001:db8::1'",
+        "tls_port = 5061\ncertificate = 'c.pem'\ncertificate_key = 'k.pem'",
+    ],
+)
+def test_an_address_may_be_one_family_s_or_both(text):
+    """One of the two families, names, and TLS with its files."""
+    assert check_options(f"[sip]\n{text}", "c") == []
 
 
 def test_every_mistake_is_collected():

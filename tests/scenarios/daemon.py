@@ -97,6 +97,7 @@ async def running(
     defaults = (
         "server.port=0",
         "metrics.port=0",
+        "sip.port=0",
         f"control.directory={runtime}",
         "log.level=info",
         "log.format=json",

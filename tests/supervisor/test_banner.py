@@ -9,7 +9,16 @@ import pytest
 
 from flowcatd.caller.address import DEFAULT
 from flowcatd.environment import runtime_directories
-from supervisor.banner import DEFAULT_URL, Reached, media_urls, render_json, render_text, url_of
+from flowcatd.options import Sip
+from supervisor.banner import (
+    DEFAULT_URL,
+    Reached,
+    media_urls,
+    render_json,
+    render_text,
+    sip_uri,
+    url_of,
+)
 
 REACHED = Reached(
     version="1.2.3",
@@ -105,3 +114,29 @@ def test_another_address_is_part_of_the_command():
 def test_the_default_address_is_the_caller_s():
     """Both rooms mean the same; neither may import the other."""
     assert DEFAULT_URL == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("sip", "uri"),
+    [
+        (Sip(), "sip:127.0.0.1:5060"),
+        (Sip(port=0), ""),
+        (Sip(host="0.0.0.0", port=5070), "sip:127.0.0.1:5070"),
+        (Sip(host="", host6="::"), "sip:[::1]:5060"),
+        (Sip(port=0, tls_port=5061), "sip:127.0.0.1:5061;transport=tls"),
+        (Sip(host="0.0.0.0", public_host="sip.example.com"), "sip:sip.example.com:5060"),
+    ],
+)
+def test_the_sip_address_is_one_that_can_be_called(sip, uri):
+    """Like the media sockets': a wildcard is shown as loopback, a public address wins."""
+    assert sip_uri(sip) == uri
+
+
+def test_a_softphone_is_told_of_where_one_may_call():
+    """As anybody, beside the other way to call; not where it would be refused."""
+    reached = dataclasses.replace(REACHED, sip="sip:127.0.0.1:5060", has_softphones=True)
+    assert "a softphone   sip:anyone@127.0.0.1:5060\n" in render_text(reached, coloured=False)
+    assert json.loads(render_json(reached))["sip"] == "sip:127.0.0.1:5060"
+    for other in ({"sip": ""}, {"has_softphones": False}):
+        text = render_text(dataclasses.replace(reached, **other), coloured=False)
+        assert "softphone" not in text

@@ -180,7 +180,9 @@ def test_check_can_look_at_single_files(etc):
     done = run("check", "one.yaml", "two.txt", "three.yaml", cwd=etc)
     assert done.returncode == 1
     assert done.stderr.splitlines()[0].startswith("flowcatd: one.yaml")
-    assert "two.txt: is neither an agent (*.yaml) nor provider rows (*.toml)" in done.stderr
+    assert (
+        "two.txt: is neither an agent (*.yaml) nor provider rows or a trunk (*.toml)" in done.stderr
+    )
     assert "three.yaml: cannot be read: No such file or directory" in done.stderr
 
 
@@ -205,6 +207,7 @@ def test_a_reader_that_goes_away_is_no_traceback(etc):
 def test_serve_serves_and_ends_well(etc):
     """The real daemon with real workers: ready, answering, ended by SIGINT with exit code 0."""
     words = ["serve", "--json", "--config", "my.toml", "--set", "workers.count=1"]
+    words += ["--set", "sip.port=0"]
     words += ["--set", "speech.hearing=none", "--set", "speech.voice=none"]
     daemon = subprocess.Popen(
         [

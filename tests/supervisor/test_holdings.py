@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -11,12 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from flowcatd.errors import LinkRefused
 from flowcatd.settings import load_options
-from supervisor.holdings import StillHeldError, take
+from supervisor.holdings import Kept, StillHeldError, restore, take
 
 HOLD = """
 import socket, sys, time
@@ -46,10 +48,10 @@ def quiet():
         signal.signal(number, handler)
 
 
-def options_of(runtime, port):
-    """Settings of a daemon there."""
-    overrides = [f"server.port={port}", "metrics.enabled=false", f"control.directory={runtime}"]
-    return load_options("", "test", overrides)
+def options_of(runtime, port, *overrides):
+    """Settings of a daemon there, without SIP unless asked for."""
+    defaults = [f"server.port={port}", "metrics.enabled=false", f"control.directory={runtime}"]
+    return load_options("", "test", [*defaults, "sip.port=0", *overrides])
 
 
 def free_port():
@@ -124,3 +126,75 @@ def test_closing_gives_every_descriptor_back(runtime):
     holdings.close()
     del holdings  # the mapping goes with it
     assert psutil.Process().num_fds() == before
+
+
+def sip_overrides(port, tls_port):
+    """All six SIP ports."""
+    return (
+        *(f"sip.port={port}", f"sip.tls_port={tls_port}", "sip.host6=::1"),
+        *("sip.certificate=c", "sip.certificate_key=k"),
+    )
+
+
+@pytest.mark.usefixtures("quiet")
+def test_what_is_saved_is_restored_with_every_socket_and_count(runtime):
+    """As an upgrade does: the same descriptors, doors that go on, and live calls per trunk."""
+    options = options_of(runtime, 0, *sip_overrides(free_port(), free_port()))
+    before = psutil.Process().num_fds()
+    first = take(options)
+    doors = {slot: first.open_doors(slot) for slot in range(2)}
+    first.seats.take(0, 10, 0.0)
+    first.seats.seated(0, os.getpid())
+    first.seats.trunk_counts.enlist(["carrier"])
+    first.seats.trunk_counts.of(0).add("carrier", inbound=True, change=3)
+    kept = msgspec.json.decode(msgspec.json.encode(first.save()), type=Kept)
+    second = restore(kept, options)
+    second.seats.adopt()
+    assert {slot: second.open_doors(slot) for slot in range(2)} == doors
+    assert set(doors[0][1]) == {"udp", "tcp", "tls", "udp6", "tcp6", "tls6"}
+    assert second.seats.trunk_counts.of(1).total("carrier", inbound=True) == 3
+    assert not any(os.get_inheritable(fd) for fd in doors[0][1].values())
+    second.close()
+    for held in (first.reservation.socket, *sockets_of(first)):
+        held.detach()  # `second` closed them
+    del first, second
+    assert psutil.Process().num_fds() <= before + 4  # the first one's own signal and alive pipes
+
+
+def sockets_of(holdings):
+    """The socket objects of its doors and reservations, whose descriptors another owns by now."""
+    for doors in (holdings.doors, *holdings.sip.groups()):
+        yield from doors._open.values()
+    for reservation in holdings.sip._reservations.values():
+        yield reservation.socket
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_former_version_left_no_counts_and_no_sip(runtime):
+    """Its state is read; the counts begin anew."""
+    options = options_of(runtime, 0)
+    first = take(options)
+    raw = msgspec.to_builtins(first.save())
+    del raw["trunk_counts"], raw["sip"]
+    raw["sip_doors"] = {}
+    second = restore(msgspec.convert(raw, Kept), options)
+    assert second.seats.trunk_counts.enlist(["a"]) == []
+    assert second.open_doors(0)[1] == {}
+    second.close()
+    os.close(first.seats.counts_descriptor)
+    for held in (first.reservation.socket, *sockets_of(first)):
+        held.detach()
+
+
+def test_a_taken_sip_port_leaves_nothing_behind(runtime):
+    """Neither the HTTP port nor another SIP port stays ours."""
+    port, sip_port = free_port(), free_port()
+    before = psutil.Process().num_fds()
+    with (
+        socket.create_server(("::1", sip_port), family=socket.AF_INET6),
+        pytest.raises(LinkRefused, match=r"\[::1\]:\d+ is taken .* --set sip\.port=…, or none"),
+    ):
+        take(options_of(runtime, port, f"sip.port={sip_port}", "sip.host6=::1"))
+    assert psutil.Process().num_fds() == before
+    socket.create_server(("127.0.0.1", sip_port)).close()
+    socket.create_server(("127.0.0.1", port)).close()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import pty
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,90 +14,9 @@ from pathlib import Path
 import pytest
 
 from flowcatd.control import AskScale, encode
-
-ROOT = Path(__file__).parents[2]
-TOY = Path(__file__).with_name("toy_daemon.py")
+from tests.supervisor.toys import ROOT, TOY, answers_to
 
 pytestmark = pytest.mark.timeout(30)
-
-
-def _holds(pid: int, what: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):  # it is closing what it does not need
-        return any(what in str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return False
-
-
-class Toy:
-    """One toy supervisor; its log lines are read until the one that a test waits for."""
-
-    def __init__(self, directory: Path, kind: str, *overrides: str, **environ: str) -> None:
-        self.lines: list[dict] = []
-        self.process = subprocess.Popen(
-            [sys.executable, str(TOY), kind, *overrides],
-            cwd=directory,
-            env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environ},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def until(self, event: str, count: int = 1) -> dict:
-        """The `count`-th line with this event from now on; fails when the log ends before."""
-        for line in self.process.stderr:
-            if line.startswith("{"):
-                self.lines.append(json.loads(line))
-                count -= self.lines[-1]["event"] == event
-                if count == 0:
-                    return self.lines[-1]
-        raise AssertionError(f"{event} never came: {self.lines}")
-
-    def ready(self) -> dict:
-        """What is said when all workers serve."""
-        return json.loads(self.process.stdout.readline())
-
-    def send(self, number: int) -> None:
-        """A signal for the supervisor."""
-        self.process.send_signal(number)
-
-    def end(self) -> int:
-        """Its exit code, once it and all its workers are gone."""
-        out, err = self.process.communicate()
-        self.rest = out + err
-        self.lines += [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-        return self.process.returncode
-
-    def pids(self) -> list[int]:
-        """Its children, as the kernel tells."""
-        pid = self.process.pid
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-
-    def workers(self) -> list[int]:
-        """Its children that hold the load table, as only workers do."""
-        return [pid for pid in self.pids() if _holds(pid, "flowcatd-load")]
-
-    def events(self, event: str) -> list[dict]:
-        """All lines of an event so far."""
-        return [line for line in self.lines if line["event"] == event]
-
-
-@pytest.fixture
-def toy(tmp_path):
-    """Starts toy supervisors, and ends by pid what a failed test left."""
-    made = []
-
-    def start(kind, *overrides, **environ):
-        made.append(Toy(tmp_path, kind, *overrides, **environ))
-        return made[-1]
-
-    yield start
-    for one in made:
-        if one.process.poll() is None:
-            for pid in [*one.pids(), one.process.pid]:
-                os.kill(pid, signal.SIGKILL)
-            one.process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -309,20 +225,6 @@ def test_a_reload_that_wants_another_number_of_workers_gets_it(toy, tmp_path):
     assert "workers.most" in refused["text"]
     daemon.send(signal.SIGINT)
     assert daemon.end() == 0
-
-
-def answers_to(daemon, directory, ask):
-    """What was told under this id, up to the last."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        assert daemon.process.poll() is None
-        told = directory / "told.jsonl"
-        lines = told.read_text().splitlines() if told.exists() else []
-        found = [line for line in map(json.loads, lines) if line.get("id") == ask]
-        if found and found[-1]["done"]:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"no answer to {ask}")
 
 
 def test_a_worker_whose_media_timer_stopped_is_killed_and_replaced(toy):

@@ -22,11 +22,14 @@ from flowcatd.control import (
     AskReload,
     AskScale,
     AskStatus,
+    AskTrunks,
     AskUpgrade,
     CallLine,
     Calls,
     Refused,
     Status,
+    TrunkLine,
+    TrunksAre,
 )
 from supervisor.cli import main
 from tests.supervisor.toy_switchboard import fleet, toy, worker
@@ -176,7 +179,7 @@ def test_slots_that_did_not_answer_are_named_and_exit_1(capsys):
 
 
 def test_calls_that_did_not_fit_are_counted(capsys):
-    """Four thousand fit; who has more must know that there are more."""
+    """Some thousand fit; who has more must know that there are more."""
     with toy({AskCalls: lambda ask: [Calls(id=ask.id, calls=[call(1)], left_off=7)]}) as board:
         assert operate(board, "calls") == 0
     assert "and 7 more" in capsys.readouterr().out
@@ -187,6 +190,75 @@ def test_calls_as_json_are_the_message(capsys):
     with toy({AskCalls: lambda ask: [Calls(id=ask.id, calls=[call(1)])]}) as board:
         assert operate(board, "calls", "--json") == 0
     assert json.loads(capsys.readouterr().out)["calls"][0]["call_id"] == "c1"
+
+
+def test_a_call_over_sip_shows_its_way_and_its_trunk(capsys):
+    """Columns that no other call needs, so they are there only with one."""
+    over_sip = call(1, carrier="sip", direction="outbound", trunk="office")
+    with toy({AskCalls: lambda ask: [Calls(id=ask.id, calls=[over_sip, call(2)])]}) as board:
+        operate(board, "calls")
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[2:6] == ["CARRIER", "WAY", "TRUNK", "AGENT"]
+    assert rows[1].split()[2:5] == ["sip", "outbound", "office"]
+    with toy({AskCalls: lambda ask: [Calls(id=ask.id, calls=[call(2)])]}) as board:
+        operate(board, "calls")
+    assert "TRUNK" not in capsys.readouterr().out
+
+
+# --- trunks --------------------------------------------------------------------------------------
+
+WELL = TrunkLine(name="office", registration="registered", expires_seconds=300.0, alive=True)
+LOST = TrunkLine(name="carrier", registration="failed", failures=2)
+
+
+def trunks(*lines, missing=()):
+    """What a daemon with these trunks answers."""
+    return {AskTrunks: lambda ask: [TrunksAre(id=ask.id, trunks=list(lines), missing=[*missing])]}
+
+
+def test_trunks_are_a_table_and_all_is_well_with_0(capsys):
+    """Name, registration, health, live calls."""
+    with toy(trunks(WELL)) as board:
+        assert operate(board, "trunks") == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["TRUNK", "REGISTERED", "EXPIRES", "ANSWERS", "IN", "OUT"]
+    assert row.split() == ["office", "yes", "5m00s", "yes", "0", "0"]
+
+
+@pytest.mark.parametrize("script", [trunks(WELL, LOST), trunks(WELL, missing=[1])])
+@pytest.mark.parametrize("words", [("trunks",), ("trunks", "--json")])
+def test_a_trunk_in_trouble_or_a_silent_worker_exit_1(script, words, capsys):
+    """For scripts, in either form."""
+    with toy(script) as board:
+        assert operate(board, *words) == 1
+    capsys.readouterr()
+
+
+def test_no_trunks_says_where_they_are_written(capsys):
+    """An empty page would be a question."""
+    with toy(trunks()) as board:
+        assert operate(board, "trunks") == 0
+    assert "trunks.d" in capsys.readouterr().out
+
+
+def test_status_tells_of_trunks_in_every_form(capsys):
+    """As text, for cron and for programs; one that is lost is something wrong."""
+    with toy(trunks(LOST)) as board:
+        assert operate(board, "status") == 1
+        assert "wrong: trunk carrier is not registered" in capsys.readouterr().out
+        assert operate(board, "status", "--check") == 1
+        assert "trunk carrier" in capsys.readouterr().out
+        assert operate(board, "status", "--json") == 1
+        assert json.loads(capsys.readouterr().out)["trunks"][0]["name"] == "carrier"
+
+
+def test_status_of_a_daemon_that_knows_no_trunks_is_told_all_the_same(capsys):
+    """One of before refuses the question, one that is busy does not answer it in time."""
+    refused = {AskTrunks: lambda ask: [Refused(id=ask.id, code="garbage", text="Invalid value")]}
+    for script, patience in ((refused, "5"), ({AskTrunks: []}, "0.3")):
+        with toy(script) as board:
+            assert operate(board, "status", "--timeout", patience) == 0
+        assert "is serving" in capsys.readouterr().out
 
 
 def test_other_peoples_words_cannot_command_the_terminal(capsys):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcatd.control import TrunkLine, TrunksAre
 from flowcatd.log import EVENTS
 from supervisor import report
 from supervisor.report import bar, draw, duration, fit, plain, size, speakable, troubles
@@ -169,3 +170,39 @@ def test_calls_on_replaced_workers_are_noted():
         fleet([worker(0, generation=2), old], slots=1, generation=2), {}, "1.2.3", colour=False
     )
     assert "note:  40 calls finish on workers that were replaced or taken away\n" in told
+
+
+# --- trunks --------------------------------------------------------------------------------------
+
+TRUNKS = [
+    TrunkLine(name="carrier", registration="failed", failures=3, alive=False, outbound=2),
+    TrunkLine(name="loopback", inbound=1),
+    TrunkLine(name="office", registration="registered", expires_seconds=300.0, alive=True),
+]
+
+
+def test_a_trunk_that_is_not_registered_or_dead_is_wrong():
+    """In words and with what to do; one that nobody tends or asks is not."""
+    found = report.trunk_troubles(TRUNKS)
+    assert [one.wrong for one in found] == [
+        "trunk carrier is not registered: 3 attempts in a row failed",
+        "trunk carrier does not answer our OPTIONS",
+    ]
+    assert all(one.remedy for one in found)
+
+
+def test_status_has_a_table_of_trunks_only_where_there_are_some():
+    """And what is wrong with them stands with everything else that is."""
+    assert "TRUNK" not in report.render_status(fleet(), {}, "1.2.3", colour=False)
+    told = report.render_status(fleet(), {}, "1.2.3", TRUNKS, colour=False)
+    rows = {words[0]: words[1:] for line in told.splitlines() if (words := line.split())}
+    assert rows["carrier"] == ["no", "3", "no", "0", "2"]
+    assert rows["loopback"] == ["-", "-", "1", "0"]
+    assert rows["office"] == ["yes", "5m00s", "yes", "0", "0"]
+    assert "wrong: trunk carrier is not registered" in told
+
+
+def test_a_word_for_a_registration_that_is_new_is_shown_as_it_is():
+    """A newer daemon may know more of them."""
+    answer = TrunksAre(id="", trunks=[TrunkLine(name="t", registration="registering")])
+    assert "registering" in report.render_trunks(answer, colour=False)

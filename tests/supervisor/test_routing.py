@@ -14,29 +14,39 @@ from flowcatd.control import (
     AskCalls,
     AskDrain,
     AskHangUp,
+    AskLadder,
     AskLogLevel,
     AskReload,
     AskScale,
     AskStatus,
+    AskTrunks,
     AskUpgrade,
     Beat,
     CallLine,
     Calls,
     Hello,
+    LadderIs,
     Order,
     OrderCalls,
     OrderHangUp,
+    OrderLadder,
     OrderLogLevel,
+    OrderTrunks,
     Reader,
     Refused,
     Reply,
     ReportCalls,
     ReportDone,
+    ReportLadder,
+    ReportTrunks,
     Status,
+    TrunkLine,
+    TrunksAre,
     encode,
     worker_identity,
 )
 from flowcatd.errors import ControlError, LocalError
+from flowcatd.record import SipFigures
 from supervisor import routing
 from supervisor.routing import FleetTold, LevelAsked, Routing
 from tests.laws import keeps_garbage_law, keeps_quiet_law
@@ -213,15 +223,78 @@ def test_a_second_answer_of_one_worker_counts_once():
 
 def test_a_list_too_long_for_one_message_is_cut_and_says_so():
     """What was cut and what is there are all calls."""
-    it = with_workers(0)
+    it = with_workers(0, 1)
     ask(it, AskCalls(id="x"))
     own = orders(it)[worker(0)].id
-    calls = [call(f"{number:0200}") for number in range(2000)]
-    it.receive(worker(0), encode(ReportCalls(id=own, seat=0, calls=calls)), 0.0)
+    calls = [call(f"{number:0200}") for number in range(1500)]
+    for seat in (0, 1):
+        it.receive(worker(seat), encode(ReportCalls(id=own, seat=seat, calls=calls)), 0.0)
     (sent,) = it.outgoing()
     assert MESSAGE_MAX * 0.8 < len(sent.data) <= MESSAGE_MAX
     reply = REPLY.decode(sent.data)
-    assert len(reply.calls) + reply.left_off == 2000
+    assert reply.left_off > 0
+    assert len(reply.calls) + reply.left_off == 3000
+
+
+def test_a_ladder_is_answered_by_the_worker_that_has_the_call():
+    """Without waiting for the others; an empty hand is no answer yet."""
+    it = with_workers(0, 1, 2)
+    ask(it, AskLadder(id="x", call="run-a"))
+    told = orders(it)
+    own = told[worker(0)].id
+    assert set(map(type, told.values())) == {OrderLadder}
+    assert {order.call for order in told.values()} == {"run-a"}
+    it.receive(worker(0), encode(ReportLadder(id=own, seat=0)), 0.0)
+    assert it.outgoing() == []
+    sip = SipFigures(trunk="t", ladder=["0.000 ← INVITE 1 +body"])
+    it.receive(worker(1), encode(ReportLadder(id=own, seat=1, sip=sip)), 0.0)
+    (reply,) = replies(it)
+    assert (reply.id, reply.sip) == ("x", sip)
+    assert len(it) == 0
+
+
+@pytest.mark.parametrize(("answer", "missing"), [(True, []), (False, [1])])
+def test_a_call_that_no_worker_has_has_no_ladder(answer, missing):
+    """Who did not answer in time is named: the call may be there."""
+    it = with_workers(0, 1)
+    ask(it, AskLadder(id="x", call="c"))
+    own = orders(it)[worker(0)].id
+    it.receive(worker(0), encode(ReportLadder(id=own, seat=0)), 0.0)
+    if answer:
+        it.receive(worker(1), encode(ReportLadder(id=own, seat=1)), 0.0)
+    it.wake(2.0)
+    assert replies(it) == [LadderIs(id="x", sip=None, missing=missing)]
+
+
+def test_trunks_are_what_all_workers_know_together():
+    """One line for each, whoever tends it."""
+    it = with_workers(0, 1, 2)
+    ask(it, AskTrunks(id="x"))
+    own = orders(it)[worker(0)].id
+    assert isinstance(OrderTrunks(id=own), Order)
+    mine = TrunkLine(name="b", registration="registered", expires_seconds=9.0, inbound=2)
+    for seat, lines in ((0, [TrunkLine(name="b", inbound=2), TrunkLine(name="a")]), (1, [mine])):
+        it.receive(worker(seat), encode(ReportTrunks(id=own, seat=seat, trunks=lines)), 0.0)
+    assert it.outgoing() == []
+    it.wake(2.0)
+    assert replies(it) == [
+        TrunksAre(id="x", trunks=[TrunkLine(name="a"), mine], missing=[2]),
+    ]
+
+
+def test_more_trunks_than_a_message_holds_are_cut():
+    """A reply over the limit would be refused by its reader."""
+    it = with_workers(0, 1)
+    ask(it, AskTrunks(id="x"))
+    own = orders(it)[worker(0)].id
+    for seat in (0, 1):
+        lines = [
+            TrunkLine(name=f"{seat}-{number:061}", registration="registered", alive=True)
+            for number in range(4000)
+        ]
+        it.receive(worker(seat), encode(ReportTrunks(id=own, seat=seat, trunks=lines)), 0.0)
+    (sent,) = it.outgoing()
+    assert len(REPLY.decode(sent.data).trunks) == routing.TRUNKS_MAX
 
 
 def test_hangup_is_answered_by_the_first_worker_that_has_the_call():

@@ -97,3 +97,28 @@ def test_who_ended_while_one_program_followed_another_leaves_the_seat_free():
     again = Seats(1, seats.descriptor)
     again.adopt()
     assert list(again.table) == []
+
+
+def test_a_gone_process_s_calls_are_not_counted_any_more():
+    """By trunk, as by worker; nor are those of a process that was gone before an upgrade."""
+    seats = Seats(1)
+    seats.trunk_counts.enlist(["a"])
+    counts = [seats.trunk_counts.of(seat) for seat in range(3)]
+    for seat, pid in enumerate((4_000_001, 4_000_002)):  # beyond pid_max: nobody's
+        assert seats.take(0, 10, 0.0) == seat
+        seats.seated(seat, pid)
+        counts[seat].add("a", inbound=False, change=2)
+    seats.gone(4_000_001)
+    assert counts[2].total("a", inbound=False) == 2
+    again = Seats(1, seats.descriptor, seats.counts_descriptor)
+    again.adopt()
+    assert counts[2].total("a", inbound=False) == 0
+
+
+def test_counts_of_another_layout_are_begun_anew():
+    """Another version may count otherwise; nobody reads its words as ours."""
+    descriptor = os.memfd_create("other")
+    os.ftruncate(descriptor, 64)
+    seats = Seats(1, counts_descriptor=descriptor)
+    assert seats.trunk_counts.enlist(["a"]) == []
+    assert os.fstat(seats.counts_descriptor).st_size > 64

@@ -20,7 +20,6 @@ KEPT = Kept(
     port=1,
     reservation=-1,
     doors={},
-    sip_doors={},
     seats=-1,
     alive=(-1, -1),
     ready={},
@@ -67,6 +66,15 @@ def test_a_state_of_another_version_is_refused(data):
     """By one error with a reason, which the running program then tells."""
     with pytest.raises(ConfigError, match="the former program's state"):
         read_state(shown(data))
+
+
+def test_a_state_of_the_version_before_is_read():
+    """It had one SIP port under another name, which nobody takes over."""
+    state = msgspec.to_builtins(HANDED) | {"version": 1}
+    state["kept"]["sip_doors"] = {"0": 7}
+    del state["kept"]["sip"], state["kept"]["trunk_counts"]
+    handed = read_state(shown(msgspec.json.encode(state)))
+    assert (handed.kept.sip, handed.kept.trunk_counts) == ({}, -1)
 
 
 def test_no_descriptor_is_refused_too():

@@ -9,6 +9,8 @@ Real forks, signals, pipes and exit codes; only what a worker does is chosen by 
     silent   never says that it serves
     config   raises ConfigError     raise    raises something else     interrupt   is killed by SIGINT
     halting  slot 1 serves once, and fails to start from then on
+    older    good, and does not listen to SIGHUP, as workers of a former version
+    late     good; the second process of slot 0 serves only when a file `go` is there
     silenced good, and whoever reads standard output goes away before it serves
     twice    exits with code 3, but is good from the third fork on
 """
@@ -23,20 +25,24 @@ import signal
 import socket
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from flowcatd import log
 from flowcatd.errors import ConfigError
-from supervisor.config import Config, open_config
-from supervisor.daemon import Daemon, Program
+from supervisor.config import Config, open_config, with_trunks
+from supervisor.daemon import Daemon
 from supervisor.exchange import Exchange
 from supervisor.holdings import take
 from supervisor.main import say
 from supervisor.process import now
+from supervisor.program import Program
 from supervisor.reload import read_again
 from workers.load import Standing
 from workers.plan import READY_MARK, ExitCode, WorkerPlan
+from workers.trunks import read_trunks
 
 
 def work(kind: str, plan: WorkerPlan) -> int:
@@ -44,27 +50,65 @@ def work(kind: str, plan: WorkerPlan) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    heard = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
+    if kind not in {"late", "older"}:
+        heard.add(signal.SIGHUP)
+    for number in heard:
         signal.signal(number, lambda *_: None)
+    note_trunks(plan, "plan", plan.trunks)
     start = _STARTS.get(kind)
     if start is not None and (code := start()):
         return code
-    if kind == "halting" and plan.slot == 1 and _is_second():
-        return 3
-    if kind == "second" and plan.generation > 1:
-        return ExitCode.CONFIG
-    if kind == "stuck":
-        plan.load.row(plan.seat).standing(Standing.SERVING)
-    if kind != "silent":
-        os.write(plan.ready_fd, READY_MARK)
+    if code := begin(kind, plan):
+        return code
     while True:
         due, _, _ = select.select([wake_read, plan.alive_fd], [], [])
         if plan.alive_fd in due:
             Path("orphaned").write_text(str(plan.slot))
             return ExitCode.PARENT_GONE
         numbers = os.read(wake_read, 64)
-        if kind != "deaf" and set(numbers) - {signal.SIGUSR2}:
+        if signal.SIGHUP in numbers:
+            note_trunks(plan, "told", read_trunks(plan.trunks_directory))
+        if kind != "deaf" and set(numbers) - {signal.SIGUSR2, signal.SIGHUP}:
             return ExitCode.OK
+
+
+def begin(kind: str, plan: WorkerPlan) -> int:
+    """A start as its kind has it; the code to end with, or 0 for serving."""
+    if kind == "halting" and plan.slot == 1 and _is_second():
+        return 3
+    if kind == "second" and plan.generation > 1:
+        return ExitCode.CONFIG
+    if kind == "stuck":
+        plan.load.row(plan.seat).standing(Standing.SERVING)
+    if kind == "late":
+        wait_for_go(plan.slot)
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    if kind != "silent":
+        os.write(plan.ready_fd, READY_MARK)
+    return 0
+
+
+def note_trunks(plan: WorkerPlan, how: str, trunks: Iterable[str]) -> None:
+    """One line for each time that a worker learns of trunks; it has a call over each from then on."""
+    counts = plan.trunk_counts.of(plan.seat)
+    line = {
+        "slot": plan.slot,
+        "pid": os.getpid(),
+        "how": how,
+        "trunks": sorted(trunks),
+        "calls": {name: counts.add(name, inbound=True, change=1) for name in trunks},
+    }
+    with Path("trunks.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def wait_for_go(slot: int) -> None:
+    """Serve late, if this is the second process of slot 0."""
+    if slot or not _is_second():
+        return
+    while not Path("go").exists():
+        time.sleep(0.01)
 
 
 def _is_second() -> bool:
@@ -147,10 +191,16 @@ def main() -> int:
     file = Path("toy.toml") if Path("toy.toml").exists() else None
     runtime = tempfile.mkdtemp(prefix="fc-", dir="/tmp")
     overrides = [
-        *("server.port=0", "metrics.port=0", "workers.count=2", "agents.default=echo"),
+        *(
+            "server.port=0",
+            "metrics.port=0",
+            "sip.port=0",
+            "workers.count=2",
+            "agents.default=echo",
+        ),
         *(f"control.directory={runtime}", *overrides),
     ]
-    config = open_config(file, overrides)
+    config = with_trunks(open_config(file, overrides))
     log.configure(config.options.log, slot=None)
     holdings = take(config.options)
     program = Program(

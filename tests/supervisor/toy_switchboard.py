@@ -19,7 +19,16 @@ import msgspec
 import zmq
 
 from flowcatd.control import Ask as Question
-from flowcatd.control import AskStatus, CallEvent, Fleet, Status, WorkerLine, encode
+from flowcatd.control import (
+    AskStatus,
+    AskTrunks,
+    CallEvent,
+    Fleet,
+    Status,
+    TrunksAre,
+    WorkerLine,
+    encode,
+)
 from flowcatd.metrics import Metrics
 from supervisor.picture import Gathering
 
@@ -92,7 +101,11 @@ class Toy:
     def __init__(self, directory, answers, prepare):
         """`prepare(router)` may set CURVE and must bind; without it control.sock is bound."""
         self.directory = Path(directory)
-        self.answers = {AskStatus: lambda ask: [Status(id=ask.id, fleet=fleet())], **answers}
+        self.answers = {
+            AskStatus: lambda ask: [Status(id=ask.id, fleet=fleet())],
+            AskTrunks: lambda ask: [TrunksAre(id=ask.id, trunks=[])],
+            **answers,
+        }
         self.asked = []
         self._later = []
         self.endpoint = f"ipc://{self.directory}/control.sock"

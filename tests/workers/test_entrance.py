@@ -67,7 +67,7 @@ class Worker:
             options=options,
             port=0,
             door_fd=self.listener.detach(),
-            sip_fd=None,
+            sip_doors={},
             ready_fd=-1,
             alive_fd=-1,
             runtime_directory=runtime,

@@ -25,9 +25,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from flowcatd.sip.event import Hop
 from tests.workers.on_loop import highest_descriptor, on_worker_loop, open_descriptors, until
 from workers import hand_over
-from workers.hand_over import OUTSTANDING, VERSION, Ack, Connection, Datagram, HandOver, Receivers
+from workers.hand_over import OUTSTANDING, HandOver, Receivers
+from workers.hand_over_message import VERSION, Ack, Connection, Datagram, SipGone, SipMessage
 from workers.load import LoadTable, Standing, table_bytes
 from workers.plan import hand_over_path
 
@@ -50,6 +52,7 @@ class Seat:
         self.taken: list[tuple[socket.socket, tuple[int, ...]]] = []
         self.returned: list[tuple[socket.socket, tuple[int, ...]]] = []
         self.datagrams: list[tuple[bytes, object]] = []
+        self.messages: list[SipMessage | SipGone] = []
         self.seat = seat
         self.wire = HandOver(
             runtime,
@@ -58,6 +61,7 @@ class Seat:
                 lambda sock, passed: self.taken.append((sock, passed)),
                 lambda sock, passed: self.returned.append((sock, passed)),
                 lambda data, source: self.datagrams.append((data, source)),
+                self.messages.append,
             ),
         )
 
@@ -158,6 +162,44 @@ async def test_a_datagram_goes_over_whole_with_its_source(two: Two) -> None:
     await until(lambda: len(two.b.datagrams) == 3)
     assert two.b.datagrams == [(b"x" * 65_507, source) for source in sources]
     assert not two.a.wire.give_datagram(7, b"x", sources[0])
+
+
+@with_seats
+async def test_a_sip_message_goes_over_whole_with_its_hop_and_its_history(two: Two) -> None:
+    """Of every transport and family, up to the longest there is, both ways; and so does its failure."""
+    hops = [
+        ("UDP", "127.0.0.1", 5060, 0),
+        ("TLS", "::1", 1, 5 << 32 | 9),
+        ("WS", "fe80::1%lo", 2, 1),
+    ]
+    sent: list[SipMessage | SipGone] = [
+        SipMessage(VERSION, 0, *hop, b"x" * 65_536, outward=number == 1, passed=(7, number))
+        for number, hop in enumerate(hops)
+    ]
+    sent.append(SipGone(VERSION, 0, *hops[1]))
+    assert all(two.a.wire.give_sip(1, message) for message in sent)
+    await until(lambda: len(two.b.messages) == 4)
+    assert two.b.messages == sent
+    assert two.b.messages[1].hop == Hop("TLS", "::1", 1, 5 << 32 | 9)
+    assert not two.a.wire.give_sip(7, sent[0])
+
+
+@with_seats
+async def test_what_a_newer_worker_says_costs_nothing_but_itself(two: Two) -> None:
+    """A kind or version that we do not know is passed by; what follows on that line is understood."""
+    with fake_giver(two.runtime, 1) as wire:
+        known = SipMessage(VERSION, 0, "UDP", "127.0.0.1", 5060, 0, b"x")
+        ours, caller = socket.socketpair()
+        for unknown in (["what", 1], ["sip", 2, {"a": 1}], ["connection", 3, 1, []]):
+            socket.send_fds(wire, [encode(unknown)], [ours.fileno()])
+        wire.send(encode(known))
+        await until(lambda: two.b.messages)
+        assert two.b.messages == [known]
+        assert two.b.wire.unknown == 3
+        assert not is_over(wire)
+        ours.close()
+        assert is_over(caller)
+        caller.close()
 
 
 @with_seats
@@ -352,6 +394,7 @@ async def test_closing_gives_back_what_nobody_has_taken(two: Two) -> None:
 # --- garbage --------------------------------------------------------------------------------------
 
 GOOD = encode(Connection(VERSION, 1, ()))
+SIP = encode(SipMessage(VERSION, 0, "UDP", "127.0.0.1", 5060, 0, b"x"))
 DATAGRAM = encode(Datagram(VERSION, ("127.0.0.1", 5), b"x"))
 
 
@@ -361,10 +404,18 @@ DATAGRAM = encode(Datagram(VERSION, ("127.0.0.1", 5), b"x"))
         (b"garbage", 0),
         (b"\xc1", 1),
         (b"\x91" * 5000, 1),
-        (encode(["connection", 2, 1, []]), 1),
+        (encode(["connection", 0, 1, []]), 1),
         (encode(["connection", 1, 1, [0] * 2000]), 1),
         (encode(["connection", 1, "x", []]), 1),
-        (encode(["what", 1]), 0),
+        (encode(["what"]), 0),
+        (encode({"what": 1}), 0),
+        (SIP, 1),
+        (encode(["sip", 1, 0, "UDP", "localhost", 5, 0, b"x"]), 0),
+        (encode(["sip", 1, 0, "UDP", "127.0.0.1", 0, 0, b"x"]), 0),
+        (encode(["sip", 1, 0, "SCTP", "127.0.0.1", 5, 0, b"x"]), 0),
+        (encode(["sip", 1, 0, "TCP", "127.0.0.1", 5, -1, b"x"]), 0),
+        (encode(["sip", 1, 0, "TCP", "127.0.0.1", 5, 1, b"x" * 65_537]), 0),
+        (encode(["sip-gone", 1, 5000, "TCP", "127.0.0.1", 5, 1]), 0),
         (GOOD, 0),
         (GOOD, 2),
         (GOOD, 9),
@@ -394,6 +445,7 @@ def test_garbage_costs_its_sender_its_connection(runtime, message, descriptors, 
         assert open_descriptors() == before
         assert len(two.b.taken) == 1
         assert two.b.datagrams == []
+        assert two.b.messages == []
         with two.a.give(1):
             await until(lambda: len(two.b.taken) == 2)
 

@@ -39,7 +39,7 @@ class Rig:
             options=options,
             port=0,
             door_fd=-1,
-            sip_fd=None,
+            sip_doors={},
             ready_fd=-1,
             alive_fd=-1,
             runtime_directory=nowhere,

@@ -30,7 +30,7 @@ options = Options(speech=Speech(hearing={hearing!r}, voice="none"), log=Log(form
 here = Path({here!r})
 sys.exit(run(WorkerPlan(
     slot=0, seat=0, generation=1, load=LoadTable([0] * WORDS), cpu=None, options=options, port=1,
-    door_fd=door.fileno(), sip_fd=None, ready_fd=ready, alive_fd=alive,
+    door_fd=door.fileno(), sip_doors={{}}, ready_fd=ready, alive_fd=alive,
     runtime_directory=here / {runtime!r}, agents=load_agents(Path("conf/agents"), "echo"),
     records_directory=here, providers_directory=here,
 )))

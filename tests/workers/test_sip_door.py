@@ -98,6 +98,34 @@ def test_after_its_minter_died_the_slot_adopts():
     assert routes.seat(parse_head(request("BYE", to=stamp)), 1.0, passed=(3,)) is None
 
 
+def test_who_follows_a_dead_process_is_waited_for_a_while():
+    """An answer of ours would end calls that its successor takes up; after that they are nobody's."""
+    loads = loads_of(2)
+    stamp = mint_stamp(loads.read(1))
+    loads.row(1).leave()
+    routes = Routes(loads, 100.0)
+    bye = parse_head(request("BYE", to=stamp))
+    assert routes.seat(bye, 1.0) is None
+    assert [routes.is_awaited(bye, 1.0 + late) for late in (0.0, 4.9, 5.1, 60.0)] == [
+        *(True, True),
+        *(False, False),
+    ]
+    assert routes.is_awaited(bye, 2.0 + sip_door.ROUTE_SECONDS)
+    assert not routes.is_awaited(parse_head(request("BYE", to="theirs")), 1.0)
+
+
+def test_minters_that_are_waited_for_are_bounded():
+    """Whoever makes stamps up fills a small table."""
+    loads = loads_of(1)
+    routes = Routes(loads, 100.0)
+    for since in range(1000):
+        sit(loads, 1, 1, float(since))
+        stamp = mint_stamp(loads.read(1))
+        loads.row(1).leave()
+        assert routes.is_awaited(parse_head(request("BYE", to=stamp)), 1.0)
+        assert len(routes._awaited) <= sip_door.AWAITED
+
+
 def test_a_strangers_response_goes_nowhere():
     """It answers nothing of ours."""
     assert Routes(loads_of(3), 1.25).seat(parse_head(response()), 1.0) is None
@@ -137,6 +165,10 @@ def test_a_remembered_owner_that_cannot_be_reached_is_replaced():
         (("ff02::1%eth0", 5060, 0, 2), ("::", 5060, 0, 0), False),
         (("fe80::1%eth0", 5060, 0, 2), ("::", 5060, 0, 0), True),
         (("phone.example", 5060), ("0.0.0.0", 5060), False),
+        (("::1", 5061, 0, 0), ("::1", 5060, 0, 0), True),
+        (("::1", 5060, 0, 0), ("::", 5060, 0, 0), False),
+        (("64:ff9b::192.0.2.1", 5060, 0, 0), ("::", 5060, 0, 0), True),
+        (("::", 5060, 0, 0), ("::", 5060, 0, 0), False),
     ],
 )
 def test_answers_go_to_one_host_that_is_not_ourselves(target, own, may):

@@ -23,15 +23,21 @@ from flowcatd.control import (
     Hello,
     OrderCalls,
     OrderHangUp,
+    OrderLadder,
     OrderLogLevel,
+    OrderTrunks,
     Reader,
     Refused,
     Report,
     ReportCalls,
     ReportDone,
+    ReportLadder,
+    ReportTrunks,
+    TrunkLine,
     encode,
     worker_identity,
 )
+from flowcatd.record import SipFigures
 from tests.supervisor.board import Board, Peer, short_directory, sockets
 from workers import uplink
 from workers.uplink import Place, Uplink
@@ -48,6 +54,8 @@ CALL = CallLine(
     seconds=1.0,
     turns=0,
 )
+SIP = SipFigures(trunk="loopback", ladder=["0.000 ← INVITE 1 +body"])
+TRUNK = TrunkLine(name="loopback", registration="off")
 EVENT = CallEvent(event="started", at_utc=1.0, slot=1, call_id="c1")
 
 
@@ -72,6 +80,14 @@ class Worker:
         if level == "error":
             raise ValueError(level)
         self.levels.append(level)
+
+    def ladder(self, call: str) -> SipFigures | None:
+        """Of the one."""
+        return SIP if call == "r1" else None
+
+    def trunks(self) -> list[TrunkLine]:
+        """The one."""
+        return [TRUNK]
 
 
 class Office:
@@ -218,6 +234,11 @@ async def test_orders_are_obeyed_and_answered(office, told):
     office.order(OrderLogLevel(id="3", level="debug"))
     assert await office.said(ReportDone) == ReportDone(id="3", seat=3, found=True)
     assert told.levels == ["debug"]
+    for call, sip in (("r1", SIP), ("r2", None)):
+        office.order(OrderLadder(id=call, call=call))
+        assert await office.said(ReportLadder) == ReportLadder(id=call, seat=3, sip=sip)
+    office.order(OrderTrunks(id="4"))
+    assert await office.said(ReportTrunks) == ReportTrunks(id="4", seat=3, trunks=[TRUNK])
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xff", encode(Refused(code="garbage", text="no"))])

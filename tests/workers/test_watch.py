@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from flowcatd.control import CallEvent
-from flowcatd.metrics import REFUSALS, Metrics
-from flowcatd.record import Identity, Ledger, Outcome, Reason
+from flowcatd.metrics import DTMF_KINDS, REFUSALS, Metrics
+from flowcatd.record import Identity, Ledger, MediaFigures, Outcome, Reason, SipFigures
 from workers.watch import CallWatch
 
 IDENTITY = Identity(call_id="c1", run_id="r1", carrier="raw", agent="echo", worker_slot=3)
@@ -102,3 +102,90 @@ def test_for_lack_of_time_events_are_left_out_and_figures_kept(rig):
     assert rig.watch.left_out == 4
     assert (rig.count("calls_started"), rig.count("calls_resumed")) == (1, 1)
     assert rig.count("calls_ended", "completed") == 1
+
+
+MEDIA = MediaFigures(
+    packets_in=500,
+    packets_out=490,
+    octets_out=78_400,
+    lost=7,
+    late=2,
+    duplicates=0,
+    discarded=1,
+    foreign=3,
+    bad=4,
+    sources=1,
+    jitter_ms=12.5,
+    delay_ms=60.0,
+    concealed_ms=180,
+    background_ms=0,
+    shortened_ms=0,
+    lengthened_ms=0,
+    round_trip_ms=None,
+    remote_loss=None,
+    remote_jitter_ms=None,
+    r=90.0,
+    mos=4.35,
+)
+
+
+def record_over_sip(sip: SipFigures):
+    """A call over SIP that ended so."""
+    ledger = Ledger(IDENTITY, datetime(2026, 11, 21, tzinfo=UTC), 10.0)
+    ledger.sip = sip
+    return ledger.finish(12.0, Outcome(reason=Reason.COMPLETED))
+
+
+def test_what_became_of_a_calls_media_is_added_up_at_its_end(rig):
+    """Packets, what was lost and late, what was made up, and how it sounded."""
+    rig.watch.ended(record_over_sip(SipFigures(trunk="t", status=200, media=MEDIA)))
+    assert rig.count("sip_calls", "inbound") == 1
+    assert (rig.count("rtp_packets", "in"), rig.count("rtp_packets", "out")) == (500, 490)
+    assert (rig.count("rtp_lost"), rig.count("rtp_late")) == (7, 2)
+    assert (rig.count("rtp_foreign"), rig.count("rtp_bad")) == (3, 4)
+    assert rig.count("rtp_concealed_seconds") == pytest.approx(0.18)
+    assert rig.metrics.histograms["call_mos"].sum == 4.35
+    assert rig.metrics.histograms["call_jitter_seconds"].sum == 0.0125
+
+
+def test_a_call_that_heard_nothing_has_no_opinion_of_its_sound(rig):
+    """A call that was refused, or whose far end never sent, must not look like a bad line."""
+    silent = msgspec.structs.replace(MEDIA, packets_in=0, mos=1.0)
+    rig.watch.ended(record_over_sip(SipFigures(trunk="t", status=200, media=silent)))
+    rig.watch.ended(record_over_sip(SipFigures(trunk="t", status=486)))
+    assert sum(rig.metrics.histograms["call_mos"].counts) == 0
+    assert sum(rig.metrics.histograms["call_jitter_seconds"].counts) == 0
+
+
+@pytest.mark.parametrize(
+    ("direction", "status", "failed"),
+    [("outbound", 486, 1), ("outbound", 0, 1), ("outbound", 200, 0), ("inbound", 487, 0)],
+)
+def test_only_our_own_calls_can_fail_to_reach_somebody(rig, direction, status, failed):
+    """A caller who hangs up while it rings is none of our failures."""
+    rig.watch.ended(record_over_sip(SipFigures(trunk="t", direction=direction, status=status)))
+    assert rig.count("sip_calls", direction) == 1
+    assert rig.count("sip_failed_outbound") == failed
+
+
+def test_a_call_without_sip_counts_nothing_of_it(rig):
+    """Calls over a carrier's WebSocket have no RTP of ours."""
+    rig.watch.ended(record())
+    assert sum(rig.metrics.counters["sip_calls"].values()) == 0
+    assert sum(rig.metrics.counters["rtp_packets"].values()) == 0
+
+
+def test_a_call_over_sip_that_goes_on_is_adopted(rig):
+    """And resumed, as any; one over a WebSocket is resumed only."""
+    rig.watch.resumed(IDENTITY)
+    rig.watch.resumed(msgspec.structs.replace(IDENTITY, carrier="sip"))
+    assert (rig.count("calls_resumed"), rig.count("calls_adopted")) == (2, 1)
+
+
+def test_keys_and_answers_are_counted_as_they_happen(rig):
+    """They stand in no record."""
+    for kind in DTMF_KINDS:
+        rig.watch.pressed(kind)
+    rig.watch.answered_after(0.003)
+    assert set(rig.metrics.counters["dtmf"].values()) == {1}
+    assert rig.metrics.histograms["answer_delay_seconds"].sum == 0.003

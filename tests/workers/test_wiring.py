@@ -151,6 +151,7 @@ class Wire:
     """A far end that presses a key, says a word of silence, and hangs up."""
 
     has_marks = False
+    lead_ms = 0
     notices = False
 
     def notice(self, _fields: Mapping[str, object]) -> None:
@@ -167,6 +168,10 @@ class Wire:
 
     def send_digits(self, _digits: str) -> None:
         """It presses its own."""
+
+    def transfer(self, _target: str) -> bool:
+        """Nor does it go anywhere."""
+        return False
 
     async def read(self, call: Call) -> Outcome:
         """The caller's part."""

@@ -173,3 +173,15 @@ def test_the_audible_span_of_silence_is_empty():
     """There is nothing to begin with."""
     assert audible_span(bytes(100)) == (0, 0)
     assert audible_span(b"") == (0, 0)
+
+
+def test_a_stretch_that_the_end_of_the_call_breaks_off_is_told():
+    """Nobody waits for silence after a far end that has gone."""
+    ear = Listener(8000, returns_cleared_marks=False)
+    ear.push(tone(200), 0)
+    ear.play(1600)
+    started, *_ = ear.events()
+    ear.finish()
+    ear.finish()
+    assert isinstance(started, AgentStarted)
+    assert ear.events() == [AgentStopped(started.at, 0.2, cut=False)]

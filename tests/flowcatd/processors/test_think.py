@@ -15,6 +15,7 @@ from flowcatd.frames import (
     TtsSpeak,
     UserStartedSpeaking,
 )
+from flowcatd.frames import Transfer as HandOver
 from flowcatd.pipeline.chain import interrupt
 from flowcatd.pipeline.processor import Processor, down
 from flowcatd.processors.think import ROUNDS, Think
@@ -106,8 +107,8 @@ def test_each_action_becomes_its_frame() -> None:
     assert brain.told[-1] == "hook_failed 7"
     assert rig.out(TtsSpeak) == [TtsSpeak(0, "sorry")]
     rig.feed(InputDtmf("3"))
-    assert rig.out(End) == [End("transfer_failed")]
-    assert [failure.where for failure in rig.back(Failure)] == ["think", "think"]
+    assert rig.out(HandOver) == [HandOver("sales")]
+    assert [failure.where for failure in rig.back(Failure)] == ["think"]
 
 
 def test_what_an_action_brings_back_is_acted_on_after_the_actions_before_it() -> None:

@@ -9,6 +9,7 @@ import pytest
 from flowcatd.errors import LocalError
 from flowcatd.sip.agent_event import (
     CallEnded,
+    CallTerms,
     Cause,
     ChangeRefused,
     Connected,
@@ -49,10 +50,13 @@ def is_(side_name: str, word: str) -> Callable[[Side, Message], bool]:
 class Peer:
     """Somebody whom alice calls, who answers what a test tells him to."""
 
-    def __init__(self, terms: Terms | None = None, **more: object) -> None:
+    def __init__(
+        self, terms: Terms | None = None, call_terms: CallTerms | None = None, **more: object
+    ) -> None:
         self.world = World(terms=terms)
         self.alice = self.world.alice
         more.setdefault("hops", (PEER,))
+        more.setdefault("terms", call_terms)
         self.call = self.alice.call("sip:peer@203.0.113.9", **more)
 
     def heard(self, method: str, hop: Hop = PEER) -> list[Request]:
@@ -513,7 +517,7 @@ def test_a_redirection_is_the_users_to_follow():
 def test_a_redirection_that_nobody_follows_ends():
     """The user has 64*T1."""
     peer = Peer()
-    peer.says(302)
+    peer.says(302, ("contact", "<sip:else@203.0.113.10>"))
     peer.world.run()
     assert peer.alice.last(CallEnded).problem == "nobody followed"
 

@@ -739,3 +739,55 @@ def test_any_course_of_events_leaves_one_request_at_most_and_a_way_on(steps, see
         if over:
             assert registration.wake_at() is None
             flying = None
+
+
+# --- where it goes out from
+
+
+def test_a_request_goes_out_from_where_its_target_wants_it():
+    """Each target has a Via and branch of its own; the Contact is the last one's, the rest stays."""
+    registration = _registration()
+    registration.start()
+    (request,) = registration.outgoing()
+    first = parse_message(bytes(request))
+    contact = parse_uri("sip:ann@198.51.100.2:5060;transport=tcp")
+    registration.send_from(request, contact, Via("TCP", "198.51.100.2", 5060, {"rport": None}))
+    second = parse_message(bytes(request))
+    assert isinstance(second, Request)
+    assert str(second.top).startswith("SIP/2.0/TCP 198.51.100.2:5060;rport;branch=z9hG4bK")
+    assert second.top.branch != first.top.branch
+    assert second.first("contact") == f"<{contact}>"
+    assert (second.call_id, second.cseq) == (first.call_id, first.cseq)
+    registration.receive_response(_ok(second), 0.0)
+    assert registration.events() == [Registered(600, is_refresh=False)]
+    assert registration.outgoing() == []
+    assert registration.terms.contact == contact
+    with pytest.raises(LocalError):
+        registration.send_from(request, contact, TERMS.via)
+
+
+def test_what_is_taken_back_is_what_was_bound():
+    """Whatever Contact a failed refresh, or the leaving itself, goes out with."""
+    registration = _registered()
+    registration.wake(550.0)
+    (refresh,) = registration.outgoing()
+    elsewhere = parse_uri("sip:ann@203.0.113.1:5060")
+    registration.send_from(refresh, elsewhere, TERMS.via)
+    registration.receive_failure(refresh, 560.0, "the DNS does not answer")
+    (failed,) = registration.events()
+    assert isinstance(failed, Failed)
+    assert failed.problem == "the DNS does not answer"
+    registration.stop(561.0)
+    (leaving,) = registration.outgoing()
+    registration.send_from(leaving, elsewhere, TERMS.via)
+    assert leaving.first("contact") == f"<{TERMS.contact}>;expires=0"
+
+
+def test_a_refresh_does_not_make_a_connection_young():
+    """One that has held for hours is replaced within a second, however fresh its last refresh is."""
+    registration = _registered(seconds=120)
+    for now in (60.0, 120.0, 180.0):
+        registration.wake(now)
+        registration.receive_response(_ok(_sent(registration), seconds=120), now)
+    registration.receive_flow_closed(181.0)
+    assert registration.wake_at() <= 182.0

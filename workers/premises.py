@@ -1,0 +1,122 @@
+"""Where a worker's calls over SIP live: its addresses, ports, stamps, and those who are told.
+
+Everything that `telephony.py` and its neighbours need of the worker around them, and that is the same
+for all calls. A token of ours begins with the process's stamp, so that whatever comes back with it
+finds this process (`workers/steer.py`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from flowcatd.call import Call
+from flowcatd.options import Options
+from flowcatd.rtp.watchdog import Patience
+from flowcatd.sip import session
+from flowcatd.sip.agent_event import Here
+from flowcatd.sip.dialog import nearest
+from flowcatd.sip.event import Hop
+from flowcatd.sip.session import Local
+from flowcatd.sip.uri import Uri
+from flowcatd.transports.dtls import Certificate, Dtls
+from flowcatd.transports.pacer import Pacer
+from flowcatd.transports.sip_leg import Ends
+from workers.agents import Agent
+from workers.calls import CallTable
+from workers.clock import WorkerClock
+from workers.held import MediaPorts
+from workers.load import Load
+from workers.ports import Ports
+
+if TYPE_CHECKING:
+    from workers.sip_wire import SipWire
+
+FIRST_MEDIA_SECONDS: Final = 30.0
+"""From the answer to the first packet: some far ends need ours first."""
+
+
+def _untold(_cause: str) -> None:
+    """Nobody is there yet."""
+
+
+@dataclass(slots=True)
+class Premises:
+    """One worker's."""
+
+    options: Options
+    slot: int
+    seat: int
+    stamp: str
+    loads: Iterable[Load]
+    clock: WorkerClock
+    table: CallTable
+    agents: Mapping[str, Agent]
+    ports: Mapping[bool, Ports]
+    """By whether the call is over IPv6."""
+    ended: Callable[[Call], None]
+    answered_after: Callable[[float], None]
+    """Told how many seconds an INVITE took to be answered."""
+    certificate: Certificate | None = None
+    """What we show in handshakes of media; None where there are none."""
+    refused: Callable[[str], None] = _untold
+    """Told of every INVITE that became no call, by a word of metrics.REFUSALS."""
+    wire: SipWire = field(init=False)
+    pacer: Pacer = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The pacer hangs on the worker's one timer."""
+        self.pacer = Pacer(self.clock)
+
+    def token(self) -> str:
+        """Unguessable, never twice the same, with our stamp."""
+        return f"{self.stamp}{secrets.token_hex(10)}"
+
+    def here(self, hop: Hop) -> Here:
+        """What we call ourselves towards this hop."""
+        host, port = self.wire.here(hop)
+        parameters = {} if hop.transport == "UDP" else {"transport": hop.transport.lower()}
+        contact = Uri("sip", host=host, user=self.stamp, port=port, parameters=parameters)
+        return Here(host, port, contact)
+
+    def locate(self, uri: Uri, hop: Hop) -> Hop:
+        """Where requests of a dialog go: to what is known without asking anybody."""
+        return nearest(uri, hop)
+
+    def local(self, hop: Hop, media: MediaPorts) -> Local:
+        """What a description towards this hop says about our media."""
+        shown = self.certificate.fingerprint if self.certificate is not None else None
+        return Local(self.wire.here(hop)[0].strip("[]"), media.pair.port, fingerprint=shown)
+
+    def take_ports(self, hop: Hop) -> MediaPorts:
+        """A pair of ports for a call with this hop; CapacityError when there is none."""
+        ports = self._ports_for(hop)
+        return MediaPorts(ports, ports.take())
+
+    def take_ports_again(self, hop: Hop, port: int) -> MediaPorts:
+        """The pair that a call had in the worker before us."""
+        ports = self._ports_for(hop)
+        return MediaPorts(ports, ports.take_again(port))
+
+    def _ports_for(self, hop: Hop) -> Ports:
+        return self.ports.get(":" in hop.host) or next(iter(self.ports.values()))
+
+    def ends(self, media: MediaPorts) -> Ends:
+        """What a leg has of this machine."""
+        return Ends(
+            ports=media.pair,
+            give_back=media.give_back,
+            pacer=self.pacer,
+            bits=secrets.randbits,
+            patience=Patience(FIRST_MEDIA_SECONDS, self.options.calls.silence_seconds),
+            wall_offset=time.time() - time.monotonic(),
+            cname=secrets.token_hex(8).encode(),
+            shake=self._shake if self.certificate is not None else None,
+        )
+
+    def _shake(self, agreed: session.Dtls, now: float) -> Dtls:
+        assert self.certificate is not None
+        return Dtls(self.certificate, agreed, now)
