@@ -33,6 +33,7 @@ from flowcatd.errors import LocalError
 LIBRARIES = (
     *("ssl", "asyncio", "uvloop", "aiohttp.web", "aiohttp.client", "zmq", "zmq.asyncio"),
     *("msgspec.json", "msgspec.toml", "numpy", "soxr", "structlog", "yaml", "psutil"),
+    *("pylibsrtp", "sipmessage", "dns.asyncresolver"),
 )
 """In the order of who needs whom; each must be there."""
 
@@ -40,24 +41,18 @@ LATE = (
     *("encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.unicode_escape"),
     *("stringprep", "unicodedata", "_strptime", "concurrent.futures.thread", "queue"),
     *("asyncio.subprocess", "multiprocessing.util", "json.encoder", "wave"),
+    *(f"dns.rdtypes.IN.{kind}" for kind in ("A", "AAAA", "NAPTR", "SRV")),
+    *(f"dns.rdtypes.ANY.{kind}" for kind in ("CNAME", "SOA", "OPT")),
 )
 """What Python itself would import at the first use, in each worker anew."""
 
-OPTIONAL = ("webrtcvad",)
+OPTIONAL = ("webrtcvad", "G722", "OpenSSL.SSL")
 """Taken when installed. Recognisers and voices are not: they live in processes of their own."""
 
 OURS = ("flowcatd", "workers")
 
 PROGRAMS = ("flowcatd.caller", "flowcatd.links.sphinx_helper", "flowcatd.links.voice_helper")
 """Processes of their own, and what only they use."""
-
-UNUSED = (
-    "flowcatd.sip",
-    "flowcatd.rtp",
-    "flowcatd.transports.rtp_wire",
-    "flowcatd.transports.srtp",
-)
-"""Rooms that stand and that no worker opens yet: calls come over WebSockets only."""
 
 SWITCHBOARD = ("supervisor.switchboard",)
 """The other process that is forked from here."""
@@ -109,7 +104,7 @@ def _rooms(package: str) -> Iterator[str]:
     """Every module of a package of ours, less the programs."""
     yield package
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-        if module.name in (*PROGRAMS, *UNUSED):
+        if module.name in PROGRAMS:
             continue
         if module.ispkg:
             yield from _rooms(module.name)
