@@ -250,7 +250,7 @@ class Fleet:
     def _read_trunks(self) -> None:
         """Before it serves a process may not listen yet, and one that ends has no use for trunks."""
         for life in self._lives:
-            if life.state in LISTENING:
+            if life.state in LISTENING and life.served is not None:
                 self._actions.append(read_trunks(life))
             elif life.state is State.STARTING:
                 life.is_behind = True

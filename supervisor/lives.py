@@ -162,6 +162,7 @@ class LifeLine(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     how: str
     code: int
+    is_behind: bool = False
     wanted: bool
     """Whether the fleet has a place for its slot."""
     reach: Reach

@@ -64,8 +64,11 @@ PURE = (
     "workers.load",
     "workers.plan",
     "workers.shed",
+    "workers.hand_over_message",
     "workers.sip_head",
     "workers.steer",
+    "workers.trunk_counts",
+    "workers.trunk_health",
 )
 
 IMPURE = {

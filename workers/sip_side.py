@@ -28,7 +28,6 @@ from flowcatd.log import get_logger
 from flowcatd.record import SipFigures
 from flowcatd.sip.policy import Policy
 from flowcatd.sip.policy import Terms as PolicyTerms
-from flowcatd.sip.register_terms import Failed, Left, Lost, Registered
 from flowcatd.transports import dtls
 from workers.adoption import Adoption
 from workers.agents import Agent
@@ -47,7 +46,6 @@ from workers.sip_wire import Give, SipWire, WirePlace
 from workers.steer import mint_stamp
 from workers.telephony import Telephony
 from workers.trunk_errands import Road
-from workers.trunk_health import Pulse
 from workers.trunk_tending import Means, TrunkEvent
 from workers.trunks import read_trunks
 from workers.wiring import Wiring
@@ -233,7 +231,7 @@ class SipSide:
             loads=premises.loads,
             seat=premises.seat,
             answerer=self.policy.answerer,
-            told=_tell_trunk,
+            told=_untold,
             learn=self.policy.learn,
             machine=f"{socket.gethostname()}:{self._around.plan.port}",
         )
@@ -241,7 +239,7 @@ class SipSide:
 
     def _tell_problems(self) -> None:
         for each in self.policy.problems:
-            log.warning("trunk.troubled", trunk=each.trunk, key=each.key, why=each.problem)
+            log.warning("trunk.limited", trunk=each.trunk, key=each.key, why=each.problem)
 
 
 _STATES: Mapping[str, str] = {
@@ -281,21 +279,5 @@ def _tls(plan: WorkerPlan) -> Tls:
     return open_tls(TlsFiles(*(str(base / path) if path else "" for path in paths)))
 
 
-def _tell_trunk(trunk: str, event: TrunkEvent) -> None:
-    """One line for each change of a trunk's state."""
-    match event:
-        case Registered(seconds, False):
-            log.info("trunk.registered", trunk=trunk, seconds=seconds)
-        case Failed(status, problem, retry_in):
-            log.warning(
-                "trunk.refused", trunk=trunk, status=status, why=problem, retry_in=round(retry_in)
-            )
-        case Lost(problem):
-            log.warning("trunk.lost", trunk=trunk, why=problem)
-        case Left(confirmed):
-            log.info("trunk.unregistered", trunk=trunk, confirmed=confirmed)
-        case Pulse():
-            word = "trunk.found_alive" if event.is_alive else "trunk.found_dead"
-            log.warning(word, trunk=trunk)
-        case _:
-            pass  # a refresh is no change
+def _untold(_trunk: str, _event: TrunkEvent) -> None:
+    """Whoever tends a trunk tells the log; nobody else wants to know yet."""

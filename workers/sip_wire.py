@@ -21,22 +21,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
 
 from flowcatd.sip.event import Hop
 from flowcatd.sip.message import refuse
-from flowcatd.sip.resolve import DEFAULT_PORT, Abilities
 from flowcatd.sip.trouble import SipError
 from workers.hand_over import Source
 from workers.hand_over_message import VERSION, SipGone, SipMessage
-from workers.sip_door import TRIES, Routes, Sent, UdpSocket, is_one_host
+from workers.sip_door import TRIES, Routes, Sent, UdpSocket
 from workers.sip_head import parse_head
+from workers.sip_here import Addresses, Called, family_of
 from workers.sip_links import Link, LinkOwner, Links, LinkTerms
 from workers.sip_open import Opener
 from workers.sip_stream import StreamDoor, StreamLink
@@ -47,10 +45,6 @@ LARGE_BYTES: Final = 1300
 HELD: Final = 256
 """Messages of connections that wait for their worker."""
 AGAIN_SECONDS: Final = 0.25
-LOCALS: Final = 256
-"""Peers towards which our own address is remembered; the oldest are forgotten first."""
-LOCAL_SECONDS: Final = 30.0
-"""And for how long: a machine may get another address."""
 FAILING: Final = 1024
 """Hops told of in one turn."""
 
@@ -84,11 +78,7 @@ class WirePlace:
     """Whether to listen to a message from an address at all (Policy.screen)."""
     is_known: Callable[[str], bool] = _nobody
     """Whether an address is a trunk's, which the limits of strangers do not bind."""
-    public_host: str = ""
-    """What we call ourselves over IPv4, and IPv6; empty is the address we send from."""
-    public_host6: str = ""
-    web_port: int = 0
-    """The HTTP server's."""
+    called: Called = field(default_factory=Called)
     tls: Tls = field(default_factory=Tls)
     terms: LinkTerms = field(default_factory=LinkTerms)
 
@@ -113,18 +103,16 @@ class SipWire(LinkOwner):
         self.counts = dict.fromkeys(COUNTED, 0)
         """Messages, by what became of them; of connections, see `links.counts`."""
         self.links = Links(place.seat, place.terms, place.is_known, self)
-        self._opener = Opener(self.links, place.tls, self._source, self._fail)
+        self._addresses = Addresses(place.called)
+        self._opener = Opener(self.links, place.tls, self._addresses.source, self._fail)
         self._udp: dict[int, UdpSocket] = {}
         self._doors: list[UdpSocket | StreamDoor] = []
-        self._bound: dict[tuple[str, int], tuple[str, int]] = {}
-        """Transport and family to the address that is bound."""
         for name, descriptor in place.doors.items():
             self._open(name, socket.socket(fileno=descriptor))
-        self.able = self._abilities()
+        self.able = self._addresses.abilities(opens_tls=place.tls.client is not None)
         """What we can send by."""
         self._passed: tuple[int, ...] = ()
         self._failing: dict[Hop, None] = {}
-        self._locals: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._held = 0
         self._closed = False
         self._sweep_handle = self._loop.call_later(place.terms.sweep_seconds, self._sweep)
@@ -187,7 +175,7 @@ class SipWire(LinkOwner):
             self._send_datagram(data, hop)
         elif hop.connection:
             self._send_on(data, hop)
-        elif hop.transport in {"TCP", "TLS"} and _family(hop.host) in self._families("TCP"):
+        elif hop.transport in {"TCP", "TLS"} and self._addresses.reaches(hop.host):
             self._opener.send(data, hop)
         else:
             self._fail(hop)
@@ -243,18 +231,7 @@ class SipWire(LinkOwner):
 
     def here(self, hop: Hop) -> tuple[str, int]:
         """What Via and Contact call us towards this hop: host, with brackets for IPv6, and port."""
-        family = _family(hop.host) or socket.AF_INET
-        is_six = family == socket.AF_INET6
-        place = self._place
-        bound, port = self._bound.get((hop.transport, family), ("", 0))
-        if hop.transport in {"WS", "WSS"}:
-            port = place.web_port
-        host = place.public_host6 if is_six else place.public_host
-        if not host:
-            host = bound if bound and not _is_wild(bound) else self._local(hop.host, family)
-        if ":" in host and not host.startswith("["):
-            host = f"[{host.partition('%')[0]}]"
-        return host, port or DEFAULT_PORT[hop.transport]
+        return self._addresses.here(hop, self._loop.time())
 
     # --- LinkOwner
 
@@ -372,7 +349,7 @@ class SipWire(LinkOwner):
     # --- out
 
     def _send_datagram(self, data: bytes, hop: Hop) -> None:
-        family = _family(hop.host)
+        family = family_of(hop.host)
         door = None if family is None else self._udp.get(family)
         if len(data) > LARGE_BYTES:
             self.counts["large"] += 1
@@ -440,66 +417,8 @@ class SipWire(LinkOwner):
                 wire.close()
                 return
             self._doors.append(StreamDoor(wire, self.links, context))
-        self._bound[transport, wire.family] = wire.getsockname()[:2]
-
-    def _families(self, transport: str) -> set[int]:
-        """Address families that something of this transport, or UDP, is bound in."""
-        return {family for each, family in self._bound if each in {transport, "UDP", "TLS"}}
-
-    def _abilities(self) -> Abilities:
-        have = {transport for transport, _ in self._bound}
-        if self._place.tls.client is not None and have:
-            have.add("TLS")
-        families = {family for _, family in self._bound}
-        names = ((socket.AF_INET6, "AAAA"), (socket.AF_INET, "A"))
-        return Abilities(
-            tuple(each for each in ("UDP", "TCP", "TLS") if each in have),
-            tuple(name for family, name in names if family in families),
-        )
-
-    def _source(self, host: str) -> str:
-        """The address that connections to this one leave from; empty is whichever."""
-        family = _family(host)
-        for (_, each), (bound, _) in self._bound.items():
-            if each == family and not _is_wild(bound):
-                return bound
-        return ""
-
-    def _local(self, host: str, family: int) -> str:
-        """The address that packets to this host leave from."""
-        now = self._loop.time()
-        known, until = self._locals.get(host, ("", 0.0))
-        if known and now < until:
-            return known
-        local = _local_towards(host, family)
-        self._locals[host] = (local, now + LOCAL_SECONDS)
-        self._locals.move_to_end(host)
-        if len(self._locals) > LOCALS:
-            self._locals.popitem(last=False)
-        return local
+        self._addresses.bind(transport, wire.family, wire.getsockname()[:2])
 
     def _sweep(self) -> None:
         self.links.sweep(self._loop.time())
         self._sweep_handle = self._loop.call_later(self._place.terms.sweep_seconds, self._sweep)
-
-
-@lru_cache(4096)
-def _family(host: str) -> int | None:
-    """The family of an address in figures that is one host's; None for anything else."""
-    if not is_one_host(host):
-        return None
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _is_wild(host: str) -> bool:
-    return host in {"0.0.0.0", "::"}  # noqa: S104 it is asked, not bound
-
-
-def _local_towards(host: str, family: int) -> str:
-    """By a socket that is connected and sends nothing (udp(7)); loopback when there is no way."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, DEFAULT_PORT["UDP"]))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "::1" if family == socket.AF_INET6 else "127.0.0.1"

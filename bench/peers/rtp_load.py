@@ -22,6 +22,10 @@ FRAME = 160
 PACKET_SECONDS = 0.02
 EVENT_PACKETS = 6
 EVENT_PAYLOAD = 101
+KEY_EVERY = 25
+"""Packets from one key to the next."""
+KEY_AT = 12
+"""Packets before the first."""
 KEYS = "0123456789*#ABCD"
 READ_BYTES = 2048
 SO_TIMESTAMPNS = 35
@@ -52,22 +56,19 @@ class Line:
     payloads: list[tuple[int, bytes]] | None = None
     """Monotonic ns and payload of every packet, when they are kept."""
     sent_at_ns: list[int] = field(default_factory=list)
-    _key_step: int = -1
+    pressing: bool = False
 
     def send(self) -> None:
         """The packet of this turn."""
         payload = self.frames[self.sent % len(self.frames)]
         kind, timestamp = 0, self.timestamp
-        if self.keys and self.sent % 25 < EVENT_PACKETS + 2:
-            step = self.sent % 25
-            if step == 0:
-                self._key_step = 0
-            if self._key_step >= 0:
-                payload, timestamp = self._event(step)
-                kind = EVENT_PAYLOAD
-                if step == EVENT_PACKETS + 1:
-                    self.keys.pop(0)
-                    self._key_step = -1
+        step = (self.sent - KEY_AT) % KEY_EVERY
+        if self.keys and (self.pressing or step == 0):
+            payload, timestamp = self._event(step)
+            kind = EVENT_PAYLOAD
+            self.pressing = step <= EVENT_PACKETS
+            if not self.pressing:
+                self.keys.pop(0)
         head = _RTP.pack(0x80, kind, self.sequence & 0xFFFF, timestamp & 0xFFFFFFFF, self.ssrc)
         if self.payloads is not None:
             self.sent_at_ns.append(time.monotonic_ns())

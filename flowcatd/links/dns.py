@@ -67,6 +67,8 @@ ASKING_MAX: Final = 1000
 """Questions that are under way or wait for a socket."""
 AT_ONCE: Final = 32
 """Sockets."""
+ANSWERS_MAX: Final = 8000
+"""A thousand trunks, of which each has NAPTR, three SRV and two addresses; 300 bytes each."""
 FILES_SECONDS: Final = 30.0
 """How old what we know of /etc/hosts and resolv.conf may be."""
 FILE_BYTES: Final = 262_144
@@ -140,7 +142,7 @@ class Resolver:
         self._patience = patience or Patience()
         self._clock = clock
         self._random = random or SystemRandom().random
-        self._cache = Cache()
+        self._cache = Cache(ANSWERS_MAX)
         self._shunned = Shunned()
         self._files = _Files(sources or Sources(), self._patience)
         self._asking: dict[Question, asyncio.Task[None]] = {}

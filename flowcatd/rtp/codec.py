@@ -35,6 +35,12 @@ class Codec:
     """s16le mono at `rate_hz` → payload."""
     ticks: Callable[[bytes], int]
     """How many ticks a payload lasts; 0 when it is no payload of this codec."""
+    recover: Callable[[bytes, int], bytes] | None = None
+    """The payload behind a hole and the samples that are lost before it → those samples, by its error
+    correction (RFC 6716 §2.1.7); RtpError when it is no payload. It is decoded itself afterwards."""
+    conceal: Callable[[int], bytes] | None = None
+    """So many samples, whole 2.5 ms of them, in place of what is lost: where the decoder knows better
+    than the sound itself what would have followed."""
 
     @property
     def step(self) -> int:

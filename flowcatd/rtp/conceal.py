@@ -76,6 +76,11 @@ class Concealer:
         else:
             self.floor = min(self.floor * _RISE + 0.01, _LOUDEST_BACKGROUND)
 
+    def passed(self, pcm: bytes) -> None:
+        """A piece was played that says nothing of the background: a decoder made it up."""
+        self._done = 0
+        self._history = (self._history + pcm)[-self._keep :]
+
     def conceal(self, samples: int) -> bytes:
         """The next so many samples of a hole."""
         if not self._done:

@@ -226,6 +226,11 @@ class Jitter:
         return bool(self._queue) and self._queue[0].timestamp - self._next <= self._ms * 5
 
     @property
+    def following(self) -> Piece | None:
+        """What will be got next, if it is at hand and nothing is missing before it."""
+        return self._queue[0] if self.ready else None
+
+    @property
     def waiting(self) -> int:
         """How many packets are kept."""
         return len(self._queue)

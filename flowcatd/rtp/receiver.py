@@ -1,7 +1,7 @@
 """The hearing half of a stream: packets of one source in, 20 ms of PCM out at every tick.
 
 It asks the jitter buffer for what comes next until 20 ms are there, and makes of it what is heard:
-payloads are decoded, holes concealed, silences filled with the background, and where the buffer
+payloads are decoded, holes concealed (by the codec where it can), silences filled with the background, and where the buffer
 wishes for less or more delay a pitch period is taken out or put in. Every hole is filled for exactly
 as long as it lasts; `Heard` counts by milliseconds what was done and why.
 
@@ -31,7 +31,9 @@ class Heard:
     """What was done to fill the ticks, in samples unless it says otherwise."""
 
     concealed: int = 0
-    """Made up for what was lost or late."""
+    """Made up for what was lost or late, or recovered."""
+    recovered: int = 0
+    """Of those, had back from the packet behind the hole."""
     background: int = 0
     """Made up where the sender said nothing."""
     shortened: int = 0
@@ -61,6 +63,9 @@ class Receiver:
         self._noise = NoiseGenerator(start)
         self._concealer = Concealer(first.rate_hz, self._noise)
         self._held = b""
+        self._last: Codec | None = None
+        """Of the piece that was played last."""
+        self._is_concealing = False
         self._refusals = 0
         self._skipped = 0
         self.heard = Heard()
@@ -119,6 +124,7 @@ class Receiver:
         except RtpError:
             self.heard.undecodable += 1
             return self._conceal(piece.ticks)
+        self._last, self._is_concealing = codec, False
         jitter, concealer = self.jitter, self._concealer
         if jitter.discarded != self._skipped:
             self._skipped = jitter.discarded
@@ -133,13 +139,40 @@ class Receiver:
             return self._conceal(hole.ticks)
         samples = hole.ticks * self._rate // self._clock
         self.heard.background += samples
+        self._is_concealing = False
         return self._concealer.silence(samples)
 
     def _conceal(self, ticks: int) -> bytes:
         samples = ticks * self._rate // self._clock
         self.heard.concealed += samples
-        self.heard.runs += not self._concealer.concealing
-        return self._concealer.conceal(samples)
+        self.heard.runs += not self._is_concealing
+        self._is_concealing = True
+        return self._made_up(samples) or self._concealer.conceal(samples)
+
+    def _made_up(self, samples: int) -> bytes:
+        """What the codec itself puts in place of a loss; nothing when it has no way, or not for so much."""
+        codec = self._last
+        # Once the sound has been carried on by us, the decoder's memory is of something else.
+        if codec is None or codec.conceal is None or self._concealer.concealing:
+            return b""
+        if samples * 400 % self._rate:
+            return b""
+        pcm = self._recovered(codec, samples) or codec.conceal(samples)
+        self._concealer.passed(pcm)
+        return pcm
+
+    def _recovered(self, codec: Codec, samples: int) -> bytes:
+        following = self.jitter.following
+        if codec.recover is None or following is None:
+            return b""
+        if self._codecs.get(following.payload_type) is not codec:
+            return b""
+        try:
+            pcm = codec.recover(following.payload, samples)
+        except RtpError:
+            return b""
+        self.heard.recovered += samples
+        return pcm
 
     def _describe(self, payload: bytes) -> None:
         try:

@@ -28,7 +28,7 @@ from flowcatd.rtp.sender import Outbound
 from flowcatd.rtp.stream import Plan
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.rtp.watchdog import Patience
-from flowcatd.sip.session import Session
+from flowcatd.sip.session import Dtls, Session
 
 NARROW_HZ: Final = 8_000
 WIDE_HZ: Final = 16_000
@@ -91,7 +91,7 @@ class Codecs:
                 events.send_payload if events is not None else None,
                 noise.send_payload if noise is not None else None,
             ),
-            has_reports=session.rtcp is not None or session.rtp is None,
+            has_reports=_has_reports(session),
             cname=manners.cname,
             wall_offset=manners.wall_offset,
             patience=manners.patience,
@@ -163,6 +163,13 @@ def _rate_of(name: str) -> int:
     if rate_hz is None:
         raise LocalError("the codec that was agreed on is none of ours")
     return rate_hz
+
+
+def _has_reports(session: Session) -> bool:
+    """Not where the far end wants none, nor where RTCP would need a handshake of its own."""
+    if isinstance(session.secrecy, Dtls) and not session.has_rtcp_mux:
+        return False
+    return session.rtcp is not None or session.rtp is None
 
 
 def _ptime(codec: Codec, ptime_ms: int) -> int:

@@ -6,7 +6,8 @@
 
 A handshake shares the RTP port: datagrams whose first byte is 20 to 63 are its own (RFC 5764 §5.1.2). Its
 answers go to where its last datagram came from, or else to where RTP goes. It is a `Handshake` in the
-five verbs of the house (`transports/dtls.py`); this room asks one of whoever was given `Shake`.
+five verbs of the house (`transports/dtls.py`), and `Shake` begins one. There is one per call: without
+rtcp-mux RTCP would want a second (RFC 5764 §4.1), so none is sent then.
 
 Signalling may agree on other keys at any time: `agreed` changes what must change and nothing else, so
 that a direction whose key stays goes on counting.
@@ -24,10 +25,8 @@ from flowcatd.rtp.source import Addr
 from flowcatd.rtp.stream import Guard
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.sip.session import Dtls, Sdes
+from flowcatd.transports.dtls import Failed, Secured, is_dtls
 from flowcatd.transports.srtp import Srtp, SrtpState
-
-FIRST_DTLS: Final = 20
-LAST_DTLS: Final = 63
 
 
 class Handshake(Protocol):
@@ -45,8 +44,8 @@ class Handshake(Protocol):
     def outgoing(self) -> Sequence[bytes]:
         """Drain what must be sent."""
 
-    def events(self) -> Sequence[object]:
-        """Drain: one with `keys` (session.Sdes) when it is done, one with `problem` when it failed."""
+    def events(self) -> Sequence[Secured | Failed]:
+        """Drain what came of it."""
 
 
 Shake = Callable[[Dtls, float], Handshake]
@@ -105,7 +104,7 @@ class Secrecy:
 
     def receive(self, data: bytes, addr: Addr, now: float) -> bool:
         """Whether a datagram is the handshake's, and was taken by it."""
-        if not data or not FIRST_DTLS <= data[0] <= LAST_DTLS:
+        if not is_dtls(data):
             return False
         if self._handshake is not None:
             self._from = addr
@@ -122,12 +121,11 @@ class Secrecy:
             handshake.wake(now)
         sent = [(data, self._from) for data in handshake.outgoing()]
         for event in handshake.events():
-            keys = getattr(event, "keys", None)
-            if isinstance(keys, Sdes):
-                self._shaken = keys
-                self._use(keys)
+            if isinstance(event, Secured):
+                self._shaken = event.keys
+                self._use(event.keys)
             else:
-                self.problem = str(getattr(event, "problem", "the handshake failed"))
+                self.problem = event.problem
         return sent
 
     def snapshot(self) -> SecrecyState:

@@ -52,8 +52,7 @@ class _Way(asyncio.DatagramProtocol):
     wire: asyncio.DatagramTransport | None = None
     held: int = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
         self.wire = transport
 
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
@@ -80,8 +79,9 @@ class _Way(asyncio.DatagramProtocol):
 
     def send(self, data: bytes) -> None:
         assert self.onward is not None
-        if self.onward.wire is not None and self.target is not None:
-            self.onward.wire.sendto(data, self.target)
+        wire = self.onward.wire
+        if wire is not None and not wire.is_closing() and self.target is not None:
+            wire.sendto(data, self.target)
 
 
 @dataclass

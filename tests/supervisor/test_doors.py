@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import socket
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from flowcatd.errors import LinkRefused
-from supervisor.doors import Doors, hold
+from supervisor.doors import RECEIVE_BYTES, Doors, hold
 from supervisor.reserve import reserve
 
 HOST = "127.0.0.1"
@@ -143,6 +144,34 @@ def test_datagram_doors_share_a_port_too(port):
     assert sum(got.values()) == 50
     assert got[1] == 0
     sender.close()
+    doors.close_all()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_ipv6_doors_take_ipv6_alone_and_are_marked(kind):
+    """IPv4 has doors of its own on the same port; what leaves both is marked as signalling."""
+    with socket.socket(socket.AF_INET6, kind) as probe:
+        probe.bind(("::1", 0))
+        port = probe.getsockname()[1]
+    six, four = Doors("::", port, kind, 160), Doors(HOST, port, kind, 160)
+    with socket.socket(fileno=six.open(0)) as held:
+        assert held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS) == 160
+        held.detach()
+    with socket.socket(fileno=four.open(0)) as held:
+        assert held.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 160
+        held.detach()
+    six.close_all()
+    four.close_all()
+
+
+def test_a_storm_of_datagrams_waits_in_a_large_buffer(port):
+    """As large as the kernel allows, up to what was asked; it says twice what it gives (socket(7))."""
+    doors = Doors(HOST, port, socket.SOCK_DGRAM)
+    allowed = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    with socket.socket(fileno=doors.open(0)) as held:
+        size = held.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        held.detach()
+    assert size == 2 * min(allowed, RECEIVE_BYTES)
     doors.close_all()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2
 
 import msgspec
 import pytest
@@ -30,6 +30,7 @@ from supervisor.orders import (
     Lost,
     OpenDoor,
     Progress,
+    ReadTrunks,
     Ready,
     Reload,
     Reloaded,
@@ -56,7 +57,11 @@ class World:
         self.alive: dict[int, int] = {}
         """Pid to slot, oldest first."""
         self.told: dict[int, int] = {}
-        """Pid to the last signal it was sent."""
+        """Pid to the last order it was sent."""
+        self.trunks = 0
+        """How often they were changed."""
+        self.known: dict[int, int] = {}
+        """Pid to the trunks it was forked with, or read."""
         self.pending: set[int] = set()
         """Slots whose Fork is not answered."""
         self.seen: list[tuple[float, Action]] = []
@@ -79,6 +84,8 @@ class World:
                 elif isinstance(action, Signal):
                     self._send(action)
         lines = self.fleet.lines()
+        behind = [line for line in lines if self.known.get(line.pid, self.trunks) < self.trunks]
+        assert State.READY not in {line.state for line in behind}, "it serves old trunks"
         ready = [line.slot for line in lines if line.state is State.READY]
         assert len(ready) == len(set(ready)), "two lives serve one slot"
         filled = {line.slot for line in lines if line.state in FILLING}
@@ -87,6 +94,11 @@ class World:
 
     def _send(self, action: Signal) -> None:
         slot = self.alive[action.pid]  # nobody is signalled after being reaped
+        if action.number == SIGHUP:
+            (line,) = [line for line in self.fleet.lines() if line.pid == action.pid]
+            assert line.served is not None, "who does not listen yet dies of it"
+            self.known[action.pid] = self.trunks
+            return
         self.told[action.pid] = action.number
         if action.number == SIGUSR1:
             assert slot >= self.fleet.wanted or any(
@@ -109,6 +121,7 @@ class World:
                 continue
             pid, self._next = self._next, self._next + 1
             self.alive[pid] = slot
+            self.known[pid] = self.trunks
             self.fleet.receive(Forked(slot, pid), self.now)
             self.on_fork(pid)
 
@@ -116,6 +129,7 @@ class World:
         """One event; the actions it led to."""
         if isinstance(event, Exited):
             del self.alive[event.pid]
+        self.trunks += isinstance(event, ReadTrunks)
         self.heard.append(event)
         before = len(self.seen)
         self.fleet.receive(event, self.now)
@@ -968,6 +982,37 @@ def test_after_a_hand_over_whoever_is_forked_has_the_generation_that_is_known():
     assert world.sleep(1) == [Fork(0, 1)]
 
 
+# --- trunks ------------------------------------------------------------------------------------
+
+
+def test_whoever_serves_or_finishes_calls_reads_new_trunks():
+    """Nobody is replaced, and nothing else happens."""
+    world = World(3).serve()
+    world.tell(Resize(2))
+    world.sleep(DOOR_SECONDS)
+    assert world.tell(ReadTrunks()) == [Signal(pid, SIGHUP) for pid in (100, 101, 102)]
+    assert world.fleet.states() == [State.READY, State.READY, State.RETIRING]
+    assert not world.told_of(Started)[3:]
+
+
+def test_a_worker_that_starts_reads_new_trunks_when_it_serves():
+    """Once, however often they were changed; its successor is forked with them."""
+    world = World()
+    assert world.tell(ReadTrunks()) == world.tell(ReadTrunks()) == []
+    assert Signal(100, SIGHUP) in world.tell(Ready(100))
+    world.crash()
+    world.sleep(1)
+    assert world.tell(Ready(101)) == [Started(0, 101, pytest.approx(0.9))]
+
+
+@pytest.mark.parametrize("state", ["hung", "stopping"])
+def test_a_worker_that_ends_or_does_not_answer_is_not_told_of_trunks(state):
+    """It has no use for them."""
+    world = World().serve()
+    world.tell(Hung(100) if state == "hung" else Asked.STOP)
+    assert world.tell(ReadTrunks()) == []
+
+
 # --- any history -------------------------------------------------------------------------------
 
 _HASTY = Options(workers=Workers(ready_seconds=2.0, retire_seconds=20.0))
@@ -1013,6 +1058,7 @@ _HAPPENS = {
     "sleep": lambda world, number: world.sleep((0.05, 0.6, 1.3, 35.0)[number]),
     "reload": lambda world, _: world.tell(Reload(len(world.heard) + 2, _HASTY)),
     "resize": lambda world, number: world.tell(Resize(number)),
+    "trunks": lambda world, _: world.tell(ReadTrunks()),
     "no fork": _no_fork,
     "slow": _slow,
     "obey": lambda world, _: _obey(world),
@@ -1113,6 +1159,7 @@ def test_a_fleet_that_was_handed_on_behaves_as_if_it_had_not_been(before, after)
     other.now, other.alive, other.told = world.now, dict(world.alive), dict(world.told)
     other.can_fork, other._next = world.can_fork, world._next
     other.seen, other.heard = list(world.seen), list(world.heard)
+    other.trunks, other.known = world.trunks, dict(world.known)
     assert other.fleet.lines() == world.fleet.lines()
     for each in (world, other):
         _live(each, after)

@@ -19,6 +19,7 @@ from tests.workers.test_sip_door import loads_of
 from workers.hand_over import HandOver, Receivers
 from workers.load import LoadTable
 from workers.sip_door import Routes
+from workers.sip_here import Called
 from workers.sip_links import LinkTerms
 from workers.sip_tls import Tls
 from workers.sip_wire import SipWire, WirePlace
@@ -53,7 +54,7 @@ class Wire:
         tls: Tls | None = None,
         terms: LinkTerms | None = None,
         known: tuple[str, ...] = (),
-        **place: str | int,
+        called: Called | None = None,
     ) -> None:
         self.got: list[tuple[bytes, Hop]] = []
         self.failed: list[Hop] = []
@@ -85,7 +86,7 @@ class Wire:
                 is_known=lambda host: host in known,
                 tls=tls or Tls(),
                 terms=terms or LinkTerms(sweep_seconds=0.01),
-                **place,
+                called=called or Called(),
             ),
             self._receive,
             self.failed.append,

@@ -199,16 +199,22 @@ async def test_a_worker_that_hangs_is_followed_when_its_timer_is_late():
 async def test_whoever_is_late_for_a_moment_keeps_what_it_has():
     """One look at which another is the tender does not make it let go."""
     world = fleet(trunk(), workers=2)
-    world.server()
+    server = world.server()
     await world.run(5.0)
     (first,) = world.tenders("t")
+    server.requests.clear()
     row = world.loads.row(first)
     row.standing(Standing.DRAINING)
     world.workers[first].look()
     row.standing(Standing.SERVING)
     world.workers[first].look()
+    row.standing(Standing.DRAINING)
     world.workers[first].look()
+    row.standing(Standing.SERVING)
+    world.workers[first].look()
+    await world.run(0.5)
     assert world.tenders("t") == [first]
+    assert server.requests == []
     world.close()
 
 
@@ -422,8 +428,8 @@ async def test_a_registrar_that_is_down_for_an_hour_is_asked_seldom_and_found_ag
 
 
 @on_worker_loop
-async def test_a_wrong_password_is_not_hammered():
-    """At most two requests every five minutes, for an hour."""
+async def test_a_wrong_password_is_not_hammered(capfd):
+    """At most two requests every five minutes, for an hour; and one line in the log without a name."""
     world = fleet(trunk())
     world.password = "wrong"
     world.kill(0)
@@ -433,6 +439,9 @@ async def test_a_wrong_password_is_not_hammered():
     assert 2 <= len(server.requests) <= 2 * 13
     (line,) = world.workers[1].lines()
     assert (line.status, line.problem) == (401, "the credentials were refused")
+    said = capfd.readouterr().err
+    assert said.count("trunk.refused") == 1
+    assert not any(word in said for word in ("ann", PASSWORD, "wrong"))
     world.close()
 
 

@@ -15,11 +15,13 @@ import pytest
 
 from flowcatd.sip.event import Hop
 from flowcatd.sip.message import Request, build_response, parse_message
-from tests.workers.on_loop import on_worker_loop, open_descriptors, until
+from flowcatd.sip.resolve import Abilities
+from tests.workers.on_loop import open_descriptors, until
 from tests.workers.sip_wires import Caller, Fleet, request, with_fleet
-from workers import sip_wire
+from workers import sip_here
 from workers.hand_over_message import VERSION, SipGone, SipMessage
 from workers.load import Standing
+from workers.sip_here import Addresses, Called
 from workers.sip_links import LinkTerms
 from workers.steer import mint_stamp
 
@@ -594,7 +596,7 @@ async def test_nothing_that_a_fellow_says_does_harm(fleet: Fleet) -> None:
 @with_fleet
 async def test_we_call_ourselves_what_the_other_side_can_reach(fleet: Fleet) -> None:
     """The bound address, or the public one; the port of the transport that is spoken."""
-    one = fleet.wire(public_host="192.0.2.7", web_port=6210)
+    one = fleet.wire(called=Called(public_host="192.0.2.7", web_port=6210))
     ports = one.ports
     assert one.wire.here(Hop("UDP", "198.51.100.1", 5060)) == ("192.0.2.7", ports["udp"])
     assert one.wire.here(Hop("TCP", "::1", 5060)) == ("[::1]", ports["tcp6"])
@@ -606,22 +608,31 @@ async def test_we_call_ourselves_what_the_other_side_can_reach(fleet: Fleet) -> 
     assert two.wire.able.families == ("AAAA", "A")
 
 
-@on_worker_loop
-async def test_a_wildcard_is_told_as_the_address_towards_the_peer() -> None:
-    """The one that packets to it leave from; remembered, and no more of them than LOCALS."""
-    wire = sip_wire._local_towards
-    assert wire("127.0.0.1", socket.AF_INET) == "127.0.0.1"
-    assert wire("127.0.0.9", socket.AF_INET) == "127.0.0.1"
-    assert wire("::1", socket.AF_INET6) == "::1"
-
-
-@with_fleet
-async def test_own_addresses_towards_many_peers_are_bounded(fleet: Fleet) -> None:
-    """However many peers there are."""
-    one = fleet.wire()
+def test_a_wildcard_is_told_as_the_address_towards_the_peer() -> None:
+    """The one that packets to it leave from; asked again after a while, and bounded in number."""
+    addresses = Addresses(Called(public_host6="2001:db8::7"))
+    addresses.bind("UDP", socket.AF_INET, ("0.0.0.0", 5062))
+    addresses.bind("UDP", socket.AF_INET6, ("::", 5062))
+    assert addresses.here(Hop("UDP", "127.0.0.9", 5060), 0.0) == ("127.0.0.1", 5062)
+    assert addresses.here(Hop("UDP", "::1", 5060), 0.0) == ("[2001:db8::7]", 5062)
+    assert addresses.source("127.0.0.1") == ""
     for number in range(600):
-        one.wire._local(f"127.0.{number // 250}.{number % 250 + 1}", socket.AF_INET)
-    assert len(one.wire._locals) == sip_wire.LOCALS
+        peer = f"127.0.{number // 250}.{number % 250 + 1}"
+        assert addresses.here(Hop("UDP", peer, 5060), float(number)) == ("127.0.0.1", 5062)
+    assert len(addresses) == sip_here.LOCALS
+
+
+def test_abilities_are_what_is_bound_and_what_can_be_opened() -> None:
+    """TLS without a port of ours as well; nothing at all without any."""
+    addresses = Addresses(Called())
+    assert addresses.abilities(opens_tls=True) == Abilities((), ())
+    assert not addresses.reaches("127.0.0.1")
+    addresses.bind("UDP", socket.AF_INET, ("127.0.0.1", 5060))
+    assert addresses.abilities(opens_tls=True) == Abilities(("UDP", "TLS"), ("A",))
+    assert addresses.abilities(opens_tls=False) == Abilities(("UDP",), ("A",))
+    assert addresses.reaches("192.0.2.1")
+    assert not addresses.reaches("::1")
+    assert addresses.source("192.0.2.1") == "127.0.0.1"
 
 
 # --- an independent stack -------------------------------------------------------------------------

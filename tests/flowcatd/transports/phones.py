@@ -54,7 +54,9 @@ from flowcatd.sip.ladder import Ladder
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.session import Capabilities, Local
 from flowcatd.sip.uri import Uri, parse_uri
+from flowcatd.sip.attribute import Fingerprint
 from flowcatd.transports.pacer import Pacer
+from flowcatd.transports.secrecy import Shake
 from flowcatd.transports.sip_leg import Ends, Facts, SipLeg
 from tests.builders import Recording
 from workers.clock import WorkerClock
@@ -230,7 +232,7 @@ class Phone:
 
     def _media(self) -> tuple[Negotiation, PortPair]:
         pair = self.house.ports.take()
-        local = Local(HOST, pair.port)
+        local = Local(HOST, pair.port, fingerprint=self.house.fingerprint)
         made = Negotiation(self.capabilities, local, str(pair.port), secrets.token_bytes)
         return made, pair
 
@@ -245,6 +247,7 @@ class Phone:
             patience=house.patience,
             wall_offset=0.0,
             cname=self.name.encode(),
+            shake=self.house.shake,
         )
 
     def _open(self, number: CallNumber, pair: PortPair, *, is_outbound: bool) -> Conversation:
@@ -294,6 +297,8 @@ class House:
         takes_info: bool = False,
     ) -> None:
         self.patience = patience or Patience()
+        self.shake: Shake | None = None
+        self.fingerprint: Fingerprint | None = None
         self.start_seconds, self.takes_info = start_seconds, takes_info
         self.drops: Callable[[Phone, bytes], bool] = lambda _phone, _data: False
         self.wakes: list = []
