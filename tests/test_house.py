@@ -176,7 +176,7 @@ def test_the_supervisor_knows_of_workers_only_their_orders():
         for name in [node.module]
         if name.startswith("workers")
     }
-    assert early <= {"workers.plan", "workers.load"}
+    assert early <= {"workers.plan", "workers.load", "workers.trunk_counts", "workers.trunks"}
 
 
 PURE_FILES = [path for path in OURS if _is_pure(_module(path))]

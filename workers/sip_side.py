@@ -41,6 +41,7 @@ from workers.ports import Ports, PortShare
 from workers.premises import Premises
 from workers.registrations import Registrations
 from workers.sip_door import Routes
+from workers.sip_here import Called
 from workers.sip_tls import Tls, TlsFiles, open_tls
 from workers.sip_wire import Give, SipWire, WirePlace
 from workers.steer import mint_stamp
@@ -210,9 +211,7 @@ class SipSide:
             give=self._pass,
             screen=policy.screen,
             is_known=policy.is_known,
-            public_host=sip.public_host,
-            public_host6=sip.public_host6,
-            web_port=plan.port,
+            called=Called(sip.public_host, sip.public_host6, plan.port),
             tls=_tls(plan),
         )
         return SipWire(place, self.telephony.receive, self.telephony.failed)

@@ -1,9 +1,9 @@
 """The hearing half of a stream: packets of one source in, 20 ms of PCM out at every tick.
 
 It asks the jitter buffer for what comes next until 20 ms are there, and makes of it what is heard:
-payloads are decoded, holes concealed (by the codec where it can), silences filled with the background, and where the buffer
-wishes for less or more delay a pitch period is taken out or put in. Every hole is filled for exactly
-as long as it lasts; `Heard` counts by milliseconds what was done and why.
+payloads are decoded, holes concealed (by the codec where it can: Opus), silences filled with the
+background, and where the buffer wishes for less or more delay a pitch period is taken out or put in.
+Every hole is filled for exactly as long as it lasts; `Heard` counts in samples what was done and why.
 
 A tick that needs nothing special decodes one payload and slices one history.
 """

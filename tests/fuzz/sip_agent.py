@@ -3,8 +3,9 @@
     python -m tests.fuzz.sip_agent --count 100000 --seconds 60 --seed 7
 
 Two user agents talk; every message that one sends may reach the other changed, twice, late, or not at
-all, and the users wish at random. Nothing may be raised, nothing may stay when all time has passed. The
-seed is printed; the same seed gives the same run.
+all, and the users wish at random, each call on terms of its own. Now and then the process of one side
+dies, and another takes its calls up from their snapshots. Nothing may be raised, nothing may stay when
+all time has passed. The seed is printed; the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ import sys
 import time
 from random import Random
 
+import msgspec
+
 from flowcatd.errors import CapacityError, LocalError
-from flowcatd.sip.agent_event import CallEnded, Terms
+from flowcatd.sip.adopt import CallSnapshot
+from flowcatd.sip.agent import UserAgent
+from flowcatd.sip.agent_event import CallEnded, CallTerms, Cause, Terms
+from flowcatd.sip.session import Capabilities, Local
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import parse_uri
 from tests.flowcatd.sip.pair import Side, World
@@ -25,19 +31,50 @@ from tests.fuzz.sip import mutate
 TERMS = Terms(session_seconds=90, ring_seconds=20.0, calls=50)
 
 
+def terms_of(random: Random) -> CallTerms | None:
+    """Terms of one call, none of its own now and then."""
+    if random.random() < 0.3:
+        return None
+    return CallTerms(
+        session_seconds=random.choice((0, 90, 120)),
+        session_least=random.choice((90, 100)),
+        refresher=random.choice(("auto", "us", "them")),
+        reliable=random.choice(("off", "supported", "required")),
+        timer=random.choice(("off", "accept", "ask")),
+    )
+
+
+def die(world: World, side: Side) -> None:
+    """The process of a side is killed; another takes up what was written down."""
+    numbers = list(side.agent._desk.calls)
+    kept = [msgspec.json.encode(each) for each in map(side.agent.snapshot, numbers) if each]
+    side.agent = UserAgent(side.mint, TERMS)
+    side.calls.clear()
+    for text in kept:
+        snapshot = msgspec.json.decode(text, type=CallSnapshot)
+        local = Local(side.hop.host, next(side.ports))
+        side.calls.append(side.agent.restore(snapshot, Capabilities(), local, world.now))
+    world.flush()
+
+
 def wish(world: World, side: Side, random: Random) -> None:
     """Something a user may want, whether it fits or not."""
     if not side.calls or random.random() < 0.2:
-        side.call(f"sip:x@{world.other(side).hop.host}")
+        side.call(f"sip:x@{world.other(side).hop.host}", terms=terms_of(random))
+        return
+    if random.random() < 0.03:
+        die(world, side)
         return
     number = random.choice(side.calls[-3:])
     verbs = {
         "hold": lambda: side.do("hold", number, held=random.random() < 0.5),
-        "hang_up": lambda: side.do("hang_up", number),
+        "hang_up": lambda: side.do("hang_up", number, cause=Cause("Q.850", 16)),
         "refer": lambda: side.do("refer", number, parse_uri("sip:c@192.0.2.3")),
         "reject": lambda: side.do("reject", number, 486),
-        "early": lambda: side.agent.ring(number, world.now, 183, side.negotiation()),
-        "answer": lambda: side.do("answer", number, side.negotiation()),
+        "early": lambda: side.agent.ring(
+            number, world.now, 183, side.negotiation(), terms_of(random)
+        ),
+        "answer": lambda: side.do("answer", number, side.negotiation(), terms=terms_of(random)),
     }
     verbs[random.choice(list(verbs))]()
 
@@ -86,6 +123,7 @@ def run(count: int, seconds: float, seed: int) -> tuple[int, int]:
         assert len(side.agent._desk.transactions) == 0
         assert side.agent._desk.found == {}
         assert side.agent._desk.sent == side.agent._desk.asked == {}
+        assert side.agent._desk.transactions.kept_bytes == 0
     return tried, ended
 
 

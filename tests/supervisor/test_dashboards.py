@@ -223,6 +223,8 @@ def test_panels_do_not_overlap_and_have_units():
         "Memory",
         "Workers",
         "Refusals",
+        "SIP",
+        "Sound over RTP",
     }
 
 
@@ -285,6 +287,35 @@ SERIES = {
     ),
     'flowcatd_records_lost_total{instance="a",job="flowcatd"}': "0+1x1000",
     'flowcatd_calls_leftovers_total{instance="a",job="flowcatd"}': "0x1000",
+    **{
+        f'flowcatd_sip_registrations{{instance="{instance}",job="flowcatd",worker="{worker}",'
+        f'stage="current",state="{state}"}}': f"{count}x1000"
+        for instance, worker, state, count in (
+            ("a", 0, "wanted", 2),
+            ("a", 0, "bound", 1),
+            ("a", 1, "wanted", 0),
+            ("a", 1, "bound", 0),
+            # Two workers tend one trunk each, and both are registered.
+            ("b", 0, "wanted", 1),
+            ("b", 0, "bound", 1),
+            ("b", 1, "wanted", 1),
+            ("b", 1, "bound", 1),
+        )
+    },
+    'flowcatd_trunks_dead{instance="a",job="flowcatd",worker="0",stage="current"}': "1x1000",
+    'flowcatd_trunks_dead{instance="b",job="flowcatd",worker="0",stage="current"}': "0x1000",
+    'flowcatd_call_mos_sum{instance="a",job="flowcatd"}': "0+30x1000",
+    'flowcatd_call_mos_count{instance="a",job="flowcatd"}': "0+10x1000",
+    'flowcatd_call_mos_sum{instance="b",job="flowcatd"}': "0+42x1000",
+    'flowcatd_call_mos_count{instance="b",job="flowcatd"}': "0+10x1000",
+    'flowcatd_rtp_lost_total{instance="a",job="flowcatd"}': "0+50x1000",
+    'flowcatd_rtp_packets_total{instance="a",job="flowcatd",direction="in"}': "0+950x1000",
+    'flowcatd_rtp_lost_total{instance="b",job="flowcatd"}': "0+10x1000",
+    'flowcatd_rtp_packets_total{instance="b",job="flowcatd",direction="in"}': "0+990x1000",
+    'flowcatd_sip_screened_total{instance="a",job="flowcatd"}': "0+6000x1000",
+    'flowcatd_sip_screened_total{instance="b",job="flowcatd"}': "0+60x1000",
+    'flowcatd_rtp_foreign_total{instance="a",job="flowcatd"}': "0+100x1000",
+    'flowcatd_rtp_foreign_total{instance="b",job="flowcatd"}': "0+10x1000",
 }
 FIRES = {
     "FlowcatdDown": ("10m", [{"job": "flowcatd", "instance": "a"}]),
@@ -298,6 +329,17 @@ FIRES = {
     "FlowcatdReloadFailed": ("10m", [{"job": "flowcatd", "instance": "a"}]),
     "FlowcatdRecordsLost": ("10m", [{"job": "flowcatd", "instance": "a"}]),
     "FlowcatdLeftovers": ("10m", []),
+    **dict.fromkeys(
+        (
+            "FlowcatdRegistrationLost",
+            "FlowcatdTrunkDead",
+            "FlowcatdSoundPoor",
+            "FlowcatdRtpLoss",
+            "FlowcatdSipFlood",
+            "FlowcatdRtpStrangers",
+        ),
+        ("1h", [{"instance": "a"}]),
+    ),
     "FlowcatdMemoryGrows": (
         "5h",
         [

@@ -183,6 +183,39 @@ def test_several_events_in_one_packet_follow_each_other() -> None:
     assert digits(reader.events()) == [Digit("1", 100), Digit("1", 100), Digit("2", 100)]
 
 
+def test_the_same_key_twice_in_one_burst_is_two_presses() -> None:
+    """A stalled network gives both at once, without markers; their timestamps differ."""
+    reader = DigitReader(8000)
+    for start in (0, 1600):
+        for duration in (160, 480, 800):
+            reader.receive(build_event(5, duration, end=False), start, 9.0)
+    for start in (0, 1600, 1600, 1600):
+        reader.receive(build_event(5, 800, end=True), start, 9.0)
+    reader.wake(9.0 + TIMEOUT)
+    assert digits(reader.events()) == [Digit("5", 100), Digit("5", 100)]
+
+
+def test_the_same_key_again_ends_one_whose_ends_were_all_lost() -> None:
+    """Before its time-out: the new timestamp says so."""
+    reader = DigitReader(8000)
+    reader.receive(build_event(7, 160, end=False), 0, 0.02)
+    reader.receive(build_event(7, 640, end=False), 0, 0.08)
+    reader.receive(build_event(7, 160, end=False), 1600, 0.22)
+    reader.receive(build_event(7, 800, end=True), 1600, 0.3)
+    assert digits(reader.events()) == [Digit("7", 80), Digit("7", 100)]
+
+
+def test_ends_that_come_again_after_the_next_press_began_change_nothing() -> None:
+    """Neither of another key nor of the same, and neither length is touched."""
+    reader = DigitReader(8000)
+    for code, start, now in ((1, 0, 0.0), (1, 1600, 0.2), (2, 3200, 0.4)):
+        reader.receive(build_event(code, 160, end=False), start, now)
+        if start:
+            reader.receive(build_event(1, 9999, end=True), start - 1600, now + 0.01)
+        reader.receive(build_event(code, 800, end=True), start, now + 0.08)
+    assert digits(reader.events()) == [Digit("1", 100), Digit("1", 100), Digit("2", 100)]
+
+
 def test_no_duration_and_unknown_events_are_nothing() -> None:
     """§2.3.5; modem tones (32 and up) are other people's."""
     reader = DigitReader(8000)
