@@ -18,8 +18,6 @@ from flowcatd.sip.trunk import Trunk
 from flowcatd.sip.trunk_file import load_trunk
 from supervisor.config import Config
 from supervisor.sip_ports import sip_ports
-from workers.ports import ephemeral_overlap
-from workers.trunks import check_trunks, read_trunk_text, trunk_files
 
 FIRST_FREE_PORT = 1024
 """Ports below need a right (capabilities(7), CAP_NET_BIND_SERVICE)."""
@@ -31,6 +29,8 @@ _AGENT = re.compile(r"\s*\"?agent\"?\s*=")
 
 def check_sip(config: Config, agents: Collection[str]) -> list[ConfigError]:
     """Everything; `agents` are the names of those there are."""
+    from workers.trunks import check_trunks, read_trunk_text, trunk_files  # noqa: PLC0415
+
     problems = check_trunks(config.trunks_directory)
     if not problems:
         for path in trunk_files(config.trunks_directory):
@@ -44,6 +44,8 @@ def check_sip(config: Config, agents: Collection[str]) -> list[ConfigError]:
 
 def remark_on_sip(config: Config, local_ports: str) -> Iterator[str]:
     """What is worth knowing; `local_ports` is the text of the kernel's ip_local_port_range."""
+    from workers.ports import ephemeral_overlap  # noqa: PLC0415
+
     seen = set()
     for port in sip_ports(config.options.sip):
         if (port.port, port.keys.port) in seen:
@@ -64,7 +66,7 @@ def remark_on_sip(config: Config, local_ports: str) -> Iterator[str]:
 
 def _remark_on_reach(config: Config) -> Iterator[str]:
     """A trunk of another machine that calls an address of this machine only."""
-    if not _is_this_machine_only(config.options):
+    if not any(sip_ports(config.options.sip)) or not _is_this_machine_only(config.options):
         return
     for name, trunk in config.trunks.items():
         if any(not network.is_loopback for network in trunk.networks):

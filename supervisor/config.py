@@ -16,7 +16,6 @@ from flowcatd.options import Options, Secret
 from flowcatd.settings import load_options
 from flowcatd.sip.trunk import Trunk
 from supervisor.fingerprint import Fingerprint, fingerprint, with_secrets
-from workers.trunks import read_trunks
 
 FOUND = (Path("conf/flowcatd.toml"), Path("/etc/flowcatd/flowcatd.toml"))
 """Where a configuration is looked for, in this order."""
@@ -92,6 +91,8 @@ def open_config(file: Path | None, overrides: list[str]) -> Config:
 
 def with_trunks(config: Config) -> Config:
     """The same, with its trunks, and what it was all read from; raises ConfigError."""
+    from workers.trunks import read_trunks  # noqa: PLC0415 as in seats.py
+
     found = fingerprint(config)
     trunks = read_trunks(config.trunks_directory)
     secrets = with_secrets(found, _secrets(trunks))

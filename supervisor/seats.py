@@ -15,7 +15,6 @@ import os
 from pathlib import Path
 
 from workers.load import Load, LoadTable, Standing, table_bytes
-from workers.trunk_counts import TrunkCounts, counts_words
 
 LATE_SECONDS = 1.0
 """A look at the ticks that comes this much later than it was meant to says nothing about workers."""
@@ -28,6 +27,9 @@ class Seats:
         self, most_workers: int, descriptor: int = -1, counts_descriptor: int = -1
     ) -> None:
         """The descriptors are the tables of a former program image, or -1 for new ones."""
+        # Late, as everything of the workers' but their orders; it owns neither loop nor socket.
+        from workers.trunk_counts import TrunkCounts, counts_words  # noqa: PLC0415
+
         self.descriptor, words = _memory("flowcatd-load", table_bytes(most_workers), descriptor)
         self.table = LoadTable(words)
         size = counts_words(self.table.seats) * 8

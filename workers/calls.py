@@ -224,7 +224,7 @@ _STATES = {state: state.name.lower() for state in State}
 
 
 def _line(call: Call, seconds: float) -> CallLine:
-    identity = call.ledger.identity
+    identity, sip = call.ledger.identity, call.ledger.sip
     return CallLine(
         call_id=identity.call_id,
         run_id=identity.run_id,
@@ -235,4 +235,6 @@ def _line(call: Call, seconds: float) -> CallLine:
         seconds=round(seconds, 3),
         turns=call.ledger.turns.user,
         resumed=call.ledger.resumed,
+        direction="" if sip is None else sip.direction,
+        trunk="" if sip is None else sip.trunk,
     )

@@ -96,6 +96,10 @@ class LinkOwner(ABC):
     def parted(self, link: Link) -> None:
         """It is over; told once."""
 
+    @abstractmethod
+    def welcomes(self, host: str) -> bool:
+        """Whether to listen to this address at all: a connection costs more than a message."""
+
 
 COUNTED: Final = ("refused", "evicted", "silent", "unfinished", "idle", "slow", "shake_failed")
 
@@ -146,7 +150,7 @@ class Links:
         """Whether one more may come from this address; another may have to go for it."""
         known = self._is_known(host)
         is_too_many = not known and self._sources.get(place_of(host), 0) >= self.terms.per_source
-        if is_too_many or not self._make_room(known=known):
+        if is_too_many or not self.owner.welcomes(host) or not self._make_room(known=known):
             self.counts["refused"] += 1
             return False
         return True

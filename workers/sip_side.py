@@ -184,15 +184,16 @@ class SipSide:
         """Every trunk, with what this worker knows of it."""
         tended = {line.trunk: line for line in self.registrations.lines()}
         lines = []
-        for name in self.policy.trunks:
+        for name, trunk in self.policy.trunks.items():
             known = tended.get(name)
+            is_asked = known is not None and trunk.peer.options_seconds > 0
             lines.append(
                 TrunkLine(
                     name=name,
                     registration="" if known is None else _STATES.get(known.state, "off"),
                     expires_seconds=0.0 if known is None else known.expires_in,
                     failures=0 if known is None else known.failures,
-                    alive=None if known is None else known.is_alive,
+                    alive=known.is_alive if known is not None and is_asked else None,
                     inbound=self.policy.live(name, inbound=True),
                     outbound=self.policy.live(name, inbound=False),
                 )

@@ -25,6 +25,8 @@ from flowcatd.sip.trouble import SipError
 from workers.sip_links import Link, Links
 
 SUBPROTOCOL: Final = "sip"
+READS: Final = 16
+"""Messages handed on per connection and turn of the loop."""
 HEARTBEAT_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 1.0
 """What the other side gets to answer our close."""
@@ -73,7 +75,11 @@ class WebLink(Link):
         """Until either side ends it."""
         sending = self._loop.create_task(self._send(), name="sip.web")
         try:
+            number = 0
             async for message in self._socket:
+                number += 1
+                if not number % READS:
+                    await asyncio.sleep(0)  # what is in the buffer comes without a turn of the loop
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY) or self._over:
                     break
                 if not self._take(message.data):

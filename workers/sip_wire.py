@@ -136,25 +136,25 @@ class SipWire(LinkOwner):
         """As stop; and let go of the shared ports, which another daemon has or is about to take.
 
         What we still have to say, a BYE mostly, leaves from ports of our own; its answer finds them.
+        Connections go on.
         """
         self.stop()
-        self._doors.clear()
-        for family, door in list(self._udp.items()):
-            host = door.address[0]
+        for door in self._doors:
             door.close()
+        self._doors.clear()
+        for family, old in list(self._udp.items()):
             own = socket.socket(family, socket.SOCK_DGRAM)
             try:
-                own.bind((host, 0))
+                own.bind((old.address[0], 0))
             except OSError:
                 own.close()
                 del self._udp[family]
                 continue
-            self._udp[family] = UdpSocket(own, self._datagram)
-            self._doors.append(self._udp[family])
+            self._open("udp", own)
             self._udp[family].start()
 
     def close(self) -> None:
-        """As stop; and end every connection, telling nobody. Nothing can be sent any more."""
+        """As stop; and end every connection. Nothing can be sent any more, which fellows are told."""
         if self._closed:
             return
         self.stop()
@@ -162,6 +162,7 @@ class SipWire(LinkOwner):
         self._sweep_handle.cancel()
         self._opener.close()
         for link in self.links:
+            self._tell_fellows(link)
             link.close()
         for door in self._doors:
             door.close()
@@ -250,6 +251,10 @@ class SipWire(LinkOwner):
         if answer is not None and link.write(answer):
             self.counts[_OUT[link.hop.transport]] += 1
 
+    def welcomes(self, host: str) -> bool:
+        """Somebody wants to connect: that counts as a message."""
+        return self._place.screen(b"", host, self._loop.time())
+
     def parted(self, link: Link) -> None:
         """A connection is over: whoever may have something under way on it is told."""
         if link.opened and isinstance(link, StreamLink):
@@ -260,8 +265,7 @@ class SipWire(LinkOwner):
         self._fail(hop)
         if link.opened:  # known by its address, too
             self._fail(Hop(hop.transport, hop.host, hop.port))
-        for seat in link.seats:
-            self._place.give(seat, self._gone(hop))
+        self._tell_fellows(link)
 
     # --- in
 
@@ -377,6 +381,10 @@ class SipWire(LinkOwner):
             link.seats.add(message.seat)
         else:
             self._place.give(message.seat, self._gone(message.hop))
+
+    def _tell_fellows(self, link: Link) -> None:
+        for seat in link.seats:
+            self._place.give(seat, self._gone(link.hop))
 
     def _gone(self, hop: Hop) -> SipGone:
         return SipGone(

@@ -198,6 +198,8 @@ class Telephony:
         for number in [each for each in self._parting if not self.agent.has(each)]:
             self._parting.discard(number)
             held = self._held.pop(number)
+            if held.leg is not None:
+                held.leg.note_ladder(held.ladder)  # with the last answer
             held.over.set()
 
     # --- events -----------------------------------------------------------------------------------

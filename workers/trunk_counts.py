@@ -73,9 +73,9 @@ class TrunkCounts:
 
     @classmethod
     def alone(cls) -> Self:
-        """The counts of one process that shares them with nobody."""
-        words: MutableSequence[int] = [0] * counts_words(1, 64)
-        return cls(words, 1)
+        """Counts that no other process shares: for a worker without a supervisor, in a test."""
+        words: MutableSequence[int] = [0] * counts_words(64, 16)
+        return cls(words, 64)
 
     def enlist(self, names: Iterable[str]) -> list[str]:
         """These trunks are counted from now on; returns those there is no column for."""

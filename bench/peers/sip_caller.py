@@ -162,7 +162,7 @@ class SipCaller:
     def _note(self, message: Message) -> None:
         placed = self.calls.get(message.fields.get("call-id", ""))
         if message.status:
-            if placed is not None and message.fields["cseq"].endswith("INVITE"):
+            if placed is not None and message.fields.get("cseq", "").endswith("INVITE"):
                 placed.statuses.append(message.status)
             return
         if message.start.startswith("ACK"):
@@ -177,8 +177,8 @@ class SipCaller:
         def is_final(message: Message) -> bool:
             return (
                 message.status >= 200
-                and message.fields["call-id"] == placed.call_id
-                and message.fields["cseq"].endswith(method)
+                and message.fields.get("call-id") == placed.call_id
+                and message.fields.get("cseq", "").endswith(method)
             )
 
         for _ in range(REPEATS):

@@ -102,6 +102,9 @@ class SipPhone:
         async with contextlib.AsyncExitStack() as ending:
             line = self._line = await open_line(self._address, self)
             ending.callback(line.close)
+            if self.interrupted:  # while the line was being opened
+                self._person.hang_up("interrupted")
+                return
             ports = self._ports = open_ports(line.local[0])
             ending.callback(ports.close)
             ending.callback(self._hush)

@@ -72,6 +72,7 @@ class Playout(Processor):
         self._announce: bool | None = None  # a line has begun, none of it has left: interruptible?
         self._overflowed = False
         self._handing_over = False  # the port was asked for a transfer, and its end is not known
+        self._failed = False  # a transfer was asked for and refused
 
     def under_way(self) -> list[Heard]:
         """The lines being heard now, as far as they were; none changes by asking."""
@@ -134,6 +135,8 @@ class Playout(Processor):
     @down(End)
     def end(self, frame: End) -> None:
         """Nothing more will be said; the first End is the one that waits."""
+        if self._failed:
+            return  # the End of a transfer that came to nothing went ahead of it
         if not any(isinstance(item, End) for item in self._backlog.between()):
             self._backlog.fill()
             self._stand(frame)
@@ -317,7 +320,7 @@ class Playout(Processor):
         return True
 
     def _not_taken(self, reason: str) -> None:
-        self._handing_over = False
+        self._handing_over, self._failed = False, True
         self._backlog.clear([])
         self.push_up(Failure("transfer", reason))
         self.push(End("transfer_failed"))

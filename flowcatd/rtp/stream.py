@@ -220,6 +220,7 @@ class Stream:
         if (plan.codecs, plan.noise_type) != (before.codecs, before.noise_type):
             self._clock = plan.codecs[0].clock_hz
             self._receiver = self._receiver.successor(plan.codecs, plan.noise_type, plan.jitter)
+            self._recount(before.codecs[0].rate_hz, plan.codecs[0].rate_hz)
             self._hearing.begin_anew()
             self._digits.reclock(plan.event_clock)
         if plan.event_clock != before.event_clock:
@@ -377,6 +378,12 @@ class Stream:
             return
         hearing.measure(now * self._clock, packet.timestamp, self._clock)
         self._receiver.push(sequence, packet.timestamp, kind, packet.payload, now)
+
+    def _recount(self, was_hz: int, is_hz: int) -> None:
+        """What was counted in samples of the old rate, in those of the new one."""
+        heard = self._receiver.heard
+        for name in ("concealed", "background", "shortened", "lengthened"):
+            setattr(heard, name, getattr(heard, name) * is_hz // was_hz)
 
     def _meet(self, packet: Packet, now: float, *, is_digit: bool) -> bool:
         """Another SSRC than before: whether it is now the one we hear."""

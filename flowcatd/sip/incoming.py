@@ -70,12 +70,10 @@ def begin(desk: Desk, event: Asked) -> None:
 
 
 def _find_replaced(desk: Desk, request: Request) -> Call | None:
-    texts = request.fields.get("replaces", [])
-    if not texts:
+    text = request.first("replaces")
+    if text is None:
         return None
-    if len(texts) > 1:
-        raise SipError("several Replaces")
-    wanted = parse_replaces(texts[0])
+    wanted = parse_replaces(text)
     call = desk.found.get(DialogKey(wanted.call_id, wanted.to_tag, wanted.from_tag))
     if call is None or call.state is State.ASKED:
         # §3: an early dialog that the other side began cannot be replaced.

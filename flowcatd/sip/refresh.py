@@ -77,7 +77,8 @@ def grant(request: Request, response: Response, terms: CallTerms, least: int) ->
     """Writes what we grant into a 2xx of ours (§9), which is what we want where they want nothing.
 
     `least` is the Min-SE learnt so far. SipError 422 when they want less than our own terms allow, and
-    can be told so; who cannot be told gets more (§8.1 for proxies, and erratum 1687).
+    can be told so; who cannot be told is refreshed by us, less often (§8.1 has proxies raise it so; for
+    us §9 says not to, which erratum 1687, held for an update, calls an oversight).
     """
     if terms.timer == "off":
         return Refresh()

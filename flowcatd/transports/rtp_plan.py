@@ -142,7 +142,14 @@ class Codecs:
             except OpusError as error:
                 raise RtpError(str(error)) from error
 
-        return Codec("opus", 111, 48_000, WIDE_HZ, decode, encoder.encode, ticks)
+        def recover(following: bytes, samples: int) -> bytes:
+            try:
+                return decoder.recover(following, samples)
+            except OpusError as error:
+                raise RtpError(str(error)) from error
+
+        made = Codec("opus", 111, 48_000, WIDE_HZ, decode, encoder.encode, ticks)
+        return replace(made, recover=recover, conceal=decoder.conceal)
 
 
 _MAKERS: Final[dict[str, Callable[[Codecs], Codec]]] = {

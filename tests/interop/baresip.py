@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.interop.programs import Program, free_ports, made, program
-from tests.interop.sound import write_tone
+from tests.interop.sound import seconds_of, write_tone
 
 MODULES = Path("/usr/lib/baresip/modules")
 CONFIG = """\
@@ -105,12 +105,13 @@ class Baresip:
         return max(self.place.glob("dump-*-dec.wav"), key=lambda path: path.stat().st_mtime_ns)
 
     async def hears(self, seconds: float, within: float = 20.0) -> None:
-        """Wait until so much audio has come in since the call began."""
-        size = seconds * 16_000
+        """Wait until so much audio has come in since the newest call began."""
 
         def enough() -> bool:
-            found = list(self.place.glob("dump-*-dec.wav"))
-            return bool(found) and self.heard().stat().st_size >= size
+            found = self.place.glob("dump-*-dec.wav")
+            return len(list(found)) >= calls and seconds_of(self.heard()) >= seconds
+
+        calls = len(self.of("CALL_ESTABLISHED"))
 
         await self.program.until(enough, f"{seconds} s of audio", within)
 
@@ -123,6 +124,12 @@ class Baresip:
             except (asyncio.IncompleteReadError, ConnectionError):
                 return
             (self.answers if said.get("response") else self.events).append(said)
+
+    async def close(self) -> None:
+        """Close the control socket."""
+        if self._writer is not None:
+            self._writer.close()
+            await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
     async def connect(self, control: int) -> asyncio.Task[None]:
         """Open the control socket."""
@@ -174,3 +181,4 @@ async def baresip(
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+            await one.close()

@@ -45,10 +45,12 @@ modparam("registrar", "min_expires", 5)
 modparam("registrar", "max_expires", 600)
 
 request_route {{
-    xlog("L_NOTICE", "SEEN $rm from $fU to $rU\\n");
+    xlog("L_NOTICE", "SEEN $rm from $fU to $ru\\n");
     if (!mf_process_maxfwd_header("10")) {{ sl_send_reply("483", "Too Many Hops"); exit; }}
     if (has_totag()) {{
         if (loose_route()) {{ t_relay(); exit; }}
+        # pyVoIP sends its BYE to where it registered, without the route.
+        if (is_method("BYE") && !(uri==myself)) {{ t_relay(); exit; }}
         if (is_method("ACK")) {{ if (t_check_trans()) t_relay(); exit; }}
         sl_send_reply("404", "Not Here"); exit;
     }}

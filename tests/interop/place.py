@@ -131,6 +131,7 @@ async def answerer(
         f"rtp.low={rtp}",
         f"rtp.high={rtp + 900}",
         "workers.count=1",
+        "workers.most=2",
         "calls.per_worker=200",
         "records.record=true",
         "records.transcript=true",

@@ -1,8 +1,8 @@
 """A pyVoIP telephone, which is a process of its own: pyVoIP is GPLv3, and all threads.
 
-    pyvoip_phone.py SERVER_PORT SIP_PORT RTP_LOW RTP_HIGH
+    pyvoip_phone.py USER SERVER_PORT SIP_PORT RTP_LOW RTP_HIGH
 
-Registers as `pyvoip` with the password `secret`, answers every call, and then does what it reads: `call
+Registers with the password `secret`, answers every call, and then does what it reads: `call
 USER`, `hangup`, `key`, `hear SECONDS`, `quit`. What happens goes out as lines: `REGISTERED`, `ANSWERED`,
 `ENDED`, `KEY 5`, `HEARD n` (packets of 20 ms that were not silence). It plays a 440 Hz tone.
 """
@@ -26,12 +26,12 @@ TONE = bytes(128 + int(60 * math.sin(2 * math.pi * 11 * at / 200)) for at in ran
 class Telephone:
     """The one call at a time that it has."""
 
-    def __init__(self, server_port: int, port: int, low: int, high: int) -> None:
+    def __init__(self, user: str, server_port: int, port: int, low: int, high: int) -> None:
         self.call: VoIPCall | None = None
         self.phone = VoIPPhone(
             "127.0.0.1",
             server_port,
-            "pyvoip",
+            user,
             "secret",
             myIP="127.0.0.1",
             sipPort=port,
@@ -104,7 +104,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Start it, and do as it is told."""
-    telephone = Telephone(*(int(word) for word in sys.argv[1:5]))
+    telephone = Telephone(sys.argv[1], *(int(word) for word in sys.argv[2:6]))
     telephone.start()
     for line in sys.stdin:
         command, _, value = line.strip().partition(" ")

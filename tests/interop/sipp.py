@@ -27,11 +27,12 @@ CSeq: {cseq} {cseq_method}
 Contact: <sip:sipp@[local_ip]:[local_port];transport=[transport]>
 Max-Forwards: 70
 {headers}{body}"""
+OUR_TAG = ";tag=[pid]SIPp[call_number]"
 RTPMAPS = {
     0: "PCMU/8000",
     8: "PCMA/8000",
     9: "G722/8000",
-    96: "opus/48000/2",
+    96: "telephone-event/8000",
     101: "telephone-event/8000",
 }
 
@@ -127,9 +128,56 @@ def answered(cseq: int = 1, body: str = "", *, more: str = "", action: str = "")
     )
 
 
-def asked(method: str, *, more: str = "") -> str:
+def asked(method: str, *, action: str = "", more: str = "") -> str:
     """A request of theirs comes in."""
-    return f'<recv request="{method}"{more}></recv>'
+    actions = f"<action>{action}</action>" if action else ""
+    return f'<recv request="{method}"{more}>{actions}</recv>'
+
+
+def called() -> str:
+    """An INVITE of theirs comes in, and is kept, since other requests come before it is answered."""
+    names = (("Via", "via"), ("From", "from"), ("To", "to"), ("CSeq", "cseq"))
+    kept = "".join(
+        f'<ereg regexp=".*" search_in="hdr" header="{name}:" check_it="true" assign_to="{to}"/>'
+        for name, to in names
+    )
+    return asked("INVITE", action=kept, more=' rrs="true"')
+
+
+def reply(status: str, *headers: str, body: str = "") -> str:
+    """What the INVITE that was kept is answered with, until that is acknowledged."""
+    fields = [
+        f"SIP/2.0 {status}",
+        "Via:[$via]",
+        "From:[$from]",
+        f"To:[$to]{OUR_TAG}",
+        "Call-ID: [call_id]",
+        "CSeq:[$cseq]",
+        "Contact: <sip:sipp@[local_ip]:[local_port];transport=[transport]>",
+        *headers,
+    ]
+    if body:
+        fields.append("Content-Type: application/sdp")
+    fields.append("Content-Length: [len]")
+    return send("\n".join(fields) + "\n\n" + body, retrans=True)
+
+
+def ask(method: str, cseq: int, *headers: str) -> str:
+    """A request of ours in a call that they began."""
+    fields = [
+        f"{method} [next_url] SIP/2.0",
+        "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]",
+        f"From:[$to]{OUR_TAG}",
+        "To:[$from]",
+        "Call-ID: [call_id]",
+        f"CSeq: {cseq} {method}",
+        "Contact: <sip:sipp@[local_ip]:[local_port];transport=[transport]>",
+        "Max-Forwards: 70",
+        "[routes]",
+        *headers,
+        "Content-Length: 0",
+    ]
+    return send("\n".join(fields) + "\n\n", retrans=True)
 
 
 def answer(status: str, *headers: str, body: str = "", retrans: bool = False) -> str:
@@ -201,11 +249,12 @@ async def sipp(
     name: str = "scenario",
     calls: int = 1,
     seconds: float = 30,
+    port: int = 0,
 ) -> AsyncIterator[Program]:
-    """Run a scenario until the block ends."""
+    """Run a scenario until the block ends; on a port of one's choice, when it waits to be called."""
     scenario = made(place) / f"{name}.xml"
     scenario.write_text(HEAD.format(name=name) + "\n".join(steps) + "\n</scenario>\n")
-    own, media, control = free_ports(), free_ports(4), free_ports()
+    own, media, control = port or free_ports(), free_ports(4), free_ports()
     bare = target.host.strip("[]")
     fixed = (
         *(str(target), "-sf", str(scenario), "-m", str(calls), "-nostdin", "-s", target.user),

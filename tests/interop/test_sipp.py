@@ -9,26 +9,31 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.interop.place import Answerer, answerer
-from tests.interop.programs import needs
+from tests.interop.place import NUMBER, OUTBOUND, Answerer, answerer
+from tests.interop.programs import free_ports, needs
 from tests.interop.sipp import (
+    Target,
     ack,
     ack_refused,
     again,
     answer,
     answered,
+    ask,
     asked,
     bye,
+    called,
     expect,
     invite,
     must_match,
     pause,
     play,
     play_out,
+    reply,
     request,
     ringing,
     sdp,
     send,
+    sipp,
 )
 from tests.interop.sound import write_payload
 
@@ -224,43 +229,55 @@ async def test_sipp_finds_that(far: Answerer, tmp_path: Path, name: str) -> None
     await play_out(tmp_path, far.target, SCENARIOS[name])
 
 
-async def test_a_call_that_asks_for_reliable_answers_goes_through(
+async def test_a_call_that_requires_reliable_answers_is_taken(
     far: Answerer, tmp_path: Path
 ) -> None:
-    """Whoever requires 100rel gets a provisional answer with RSeq, whose PRACK is taken."""
+    """RFC 3262 §3: 100rel is understood; who answers at once owes no provisional answer."""
     steps = (
         invite(sdp(), "Supported: 100rel", "Require: 100rel"),
         expect(100, optional=True),
-        expect(180, optional=True, more=' next="4" rrs="true"', action=rseq()),
-        expect(183, action=rseq(), begins=True),
-        '<label id="4"/>',
-        send(request("PRACK", 2, headers=("RAck: [$rseq] 1 INVITE",)), retrans=True),
-        expect(200, action=must_match("PRACK", "CSeq")),
-        expect(200, action=must_match("INVITE", "CSeq"), begins=True),
+        expect(200, begins=True),
         ack(1),
-        bye(3),
+        *OVER,
+    )
+    await play_out(tmp_path, far.target, steps)
+
+
+async def test_we_acknowledge_a_reliable_answer_with_early_media(tmp_path: Path) -> None:
+    """We call SIPp: its 183 with SDP wants a PRACK, its 200 an ACK, and its BYE an answer."""
+    steps = (
+        called(),
+        reply("183 Session Progress", "Require: 100rel", "RSeq: 4711", body=sdp()),
+        asked("PRACK", action=must_match("4711 [0-9]+ INVITE", "RAck")),
+        answer("200 OK"),
+        pause(0.2),
+        reply("200 OK"),
+        asked("ACK"),
+        pause(0.2),
+        ask("BYE", 1),
         expect(200),
     )
-    seen = await play_out(tmp_path, far.target, steps)
-    assert "RSeq: " in seen
-
-
-def rseq() -> str:
-    """Keep the number of a reliable answer."""
-    return (
-        '<ereg regexp="[0-9]+" search_in="hdr" header="RSeq:" check_it="true" assign_to="rseq"/>'
-        '<log message="rseq [$rseq]"/>'
-    )
+    own = free_ports()
+    trunk = OUTBOUND.format(proxy=f"127.0.0.1:{own}", transport="udp")
+    async with (
+        answerer(tmp_path / "daemon", trunks={"outbound": trunk}) as far,
+        sipp(tmp_path / "sipp", Target("127.0.0.1", far.target.port), steps, port=own) as peer,
+    ):
+        await far.place(NUMBER)
+        status = await peer.ended()
+        record = await far.new_record(0)
+    assert status == 0, peer.log[-3000:]
+    assert (record["sip"]["status"], record["sip"]["direction"]) == (200, "outbound")
 
 
 async def test_digits_by_rtp_are_taken_each_once(far: Answerer, tmp_path: Path) -> None:
-    """SIPp plays four RFC 4733 digits; the transcript has these four, in their order."""
+    """SIPp plays four RFC 4733 digits, always as payload type 96: they are these four, in their order."""
     if far.daemon is None:
         pytest.skip("only the daemon tells of the keys")
     before = len(far.records())
     tone = write_payload(tmp_path / "tone.ulaw", 2)
-    keys = '<nop><action><exec play_dtmf="159#,101"/></action></nop>'
-    steps = (invite(sdp()), answered(action=play(tone)), keys, pause(2.5), *OVER)
+    keys = '<nop><action><exec play_dtmf="159#"/></action></nop>'
+    steps = (invite(sdp(0, 96)), answered(action=play(tone)), keys, pause(2.5), *OVER)
     await play_out(tmp_path, far.target, steps)
     record = await far.new_record(before)
     assert far.keys(record) == "159#"

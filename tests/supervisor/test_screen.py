@@ -174,3 +174,20 @@ def test_what_happened_to_calls_stands_in_columns():
         f"    2s  ended     {'a':26}  slot 0   too long, by daemon, 1m15s, 12 turns",
         f"    2s  ended     {'a':26}  slot 0   caller hung up, 1m15s, 1 turn",
     ]
+
+
+def test_a_call_over_sip_that_ended_shows_its_way_and_its_trunk():
+    """Beside carrier and agent; other calls have neither."""
+    over_sip = CallEvent(
+        event="ended",
+        at_utc=98.0,
+        slot=0,
+        run_id="a",
+        carrier="sip",
+        agent="echo",
+        direction="inbound",
+        trunk="office",
+    )
+    gathering = gathered(fleet(), over_sip)
+    lines = render(gathering.picture(0.0, 100.0), View(), 140, 30, colour=False)
+    assert lines[lines.index("LATELY") + 1].endswith("sip  inbound  office  echo")

@@ -83,14 +83,19 @@ async def test_keep_alives_over_udp_are_passed_by_in_silence(fleet: Fleet) -> No
 async def test_who_is_not_listened_to_costs_nothing_more(fleet: Fleet) -> None:
     """Neither read nor passed on, over whatever it comes."""
     one, two = fleet.wire(), fleet.wire()
-    one.deaf.add("127.0.0.1")
     with udp() as peer, Caller.to(one.ports["tcp"]) as caller:
+        caller.send(b"\r\n\r\n")
+        await caller.hears(b"\r\n")
+        one.deaf.add("127.0.0.1")
+        with Caller.to(one.ports["tcp"]) as late:
+            await late.ends()
         peer.sendto(request(to=two.stamp), ("127.0.0.1", one.ports["udp"]))
         caller.send(request(to=two.stamp))
         await until(lambda: one.wire.counts["screened"] == 2)
         caller.send(b"garbage without end\r\n\r\n")
         await caller.ends()
-        assert caller.heard == b""
+        assert caller.heard == b"\r\n"
+    assert one.wire.links.counts["refused"] == 1
     assert one.got == two.got == []
 
 
@@ -159,6 +164,30 @@ async def test_a_door_that_stops_takes_what_waits_and_still_sends(fleet: Fleet) 
         for _ in range(19):
             peer.recv(100)
         assert peer.recv(100) == b"later"
+
+
+@with_fleet
+async def test_who_leaves_the_ports_still_ends_its_calls(fleet: Fleet) -> None:
+    """From ports of its own, where the answers come; connections go on; others may take the ports."""
+    one = fleet.wire()
+    with Caller.to(one.ports["tcp"]) as caller, udp() as peer:
+        caller.send(request(to=one.stamp))
+        await until(lambda: one.got)
+        one.wire.leave()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as successor:
+            successor.bind(("127.0.0.1", one.ports["udp"]))
+        with pytest.raises(ConnectionRefusedError):
+            Caller.to(one.ports["tcp"])
+        hop = Hop("UDP", *peer.getsockname())
+        one.wire.send(b"bye", hop)
+        data, source = peer.recvfrom(100)
+        assert (data, source == ("127.0.0.1", one.ports["udp"])) == (b"bye", False)
+        assert one.wire.here(hop) == source
+        peer.sendto(request(to=one.stamp), source)
+        await until(lambda: len(one.got) == 2)
+        one.wire.send(b"bye", one.got[0][1])
+        await caller.hears(b"bye")
+    one.wire.leave()
 
 
 # --- TCP ------------------------------------------------------------------------------------------
@@ -246,7 +275,7 @@ async def test_who_says_nothing_or_never_ends_is_dropped(fleet: Fleet) -> None:
         ended: list[str] = []
 
         def look() -> bool:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 half.send(b"x")
             alive.send(b"\r\n\r\n")
             mute.look()
@@ -428,8 +457,10 @@ async def test_who_does_not_answer_is_waited_for_a_while_with_a_bounded_queue(fl
         await asyncio.sleep(0.05)
         assert one.failed == []
         one.wire.send(b"x", hop)
-        await until(lambda: one.failed == [hop], within=0.2)
+        await until(lambda: one.failed)
+        assert one.failed == [hop]
         await until(lambda: one.failed == [hop, hop])
+    assert one.wire.counts["failed"] == 2
 
 
 @with_fleet
@@ -437,7 +468,7 @@ async def test_pings_go_out_and_a_missing_pong_is_judged_of_who_gave_one_before(
     fleet: Fleet,
 ) -> None:
     """RFC 5626 §4.4.1, but a carrier that never answers pings keeps its connection."""
-    quick = terms(ping_seconds=(0.1, 0.12), pong_seconds=0.1)
+    quick = terms(ping_seconds=(0.1, 0.12), pong_seconds=0.4)
     one = fleet.wire(terms=quick)
     with Peer() as mute, Peer() as polite:
         for peer in (mute, polite):
@@ -489,6 +520,19 @@ async def test_a_fellow_is_told_that_a_connection_it_uses_has_ended(fleet: Fleet
     await until(lambda: two.failed == [hop])
     two.wire.send(b"too late", hop)
     await until(lambda: two.failed == [hop, hop])
+
+
+@with_fleet
+async def test_a_worker_that_ends_tells_who_uses_its_connections(fleet: Fleet) -> None:
+    """Calls of fellows that came by them look for another way."""
+    one, two = fleet.wire(), fleet.wire()
+    with Caller.to(one.ports["tcp"]) as caller:
+        caller.send(request(to=two.stamp))
+        await until(lambda: two.got)
+        one.wire.close()
+        await caller.ends()
+        await until(lambda: two.failed == [two.got[0][1]])
+    assert one.failed == []
 
 
 @with_fleet

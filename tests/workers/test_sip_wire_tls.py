@@ -272,6 +272,7 @@ async def test_a_peer_that_speaks_no_tls_is_given_up_in_time(fleet: Fleet, paper
     terms = LinkTerms(sweep_seconds=0.01, open_seconds=0.3)
     one = fleet.wire(tls=trusting(papers), terms=terms)
     loop = asyncio.get_running_loop()
+    before = open_descriptors() + 1  # libuv keeps a spare one, from the first connection on
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         hop = Hop("TLS", *listener.getsockname())
@@ -282,6 +283,7 @@ async def test_a_peer_that_speaks_no_tls_is_given_up_in_time(fleet: Fleet, paper
             await until(lambda number=number: one.failed == [hop] * (number + 1))
             accepted.close()
     assert len(one.wire.links) == 0
+    await until(lambda: open_descriptors() <= before)
 
 
 # --- contexts and names ---------------------------------------------------------------------------

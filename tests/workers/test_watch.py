@@ -189,3 +189,14 @@ def test_keys_and_answers_are_counted_as_they_happen(rig):
     rig.watch.answered_after(0.003)
     assert set(rig.metrics.counters["dtmf"].values()) == {1}
     assert rig.metrics.histograms["answer_delay_seconds"].sum == 0.003
+
+
+def test_the_end_of_a_call_over_sip_is_told_with_its_way_and_trunk(rig):
+    """And of any other without."""
+    sip = SipFigures(trunk="office", direction="outbound", status=200)
+    rig.watch.ended(record_over_sip(sip))
+    rig.watch.ended(record())
+    assert [(event.direction, event.trunk) for event in rig.published] == [
+        ("outbound", "office"),
+        ("", ""),
+    ]

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from flowcatd.caller.facts import AgentSpoke, Answered, Line, Opened, Outcome, Spoke
+import msgspec
+
+from flowcatd.caller.facts import (
+    AgentSpoke,
+    Answered,
+    Line,
+    Opened,
+    Outcome,
+    Rang,
+    Spoke,
+    Taken,
+    Transferred,
+)
 from flowcatd.caller.report import Report
 from flowcatd.caller.script import Turn
+from flowcatd.record import MediaFigures
 
 AGENT = Line("agent", "Which day?", 300, 1500, complete=True, rejected=False)
 CALLER = Line("caller", "tuesday", 2300, 3100, complete=True, rejected=False)
@@ -164,3 +177,65 @@ def test_colours_are_for_terminals():
     event = Spoke(1.0, 2.0, Turn("yes"))
     assert "\x1b[" not in told(event)[0][0]
     assert "\x1b[1mcaller\x1b[0m" in told(event, coloured=True)[0][0]
+
+
+SOUND = MediaFigures(
+    packets_in=500,
+    packets_out=490,
+    octets_out=78_400,
+    lost=7,
+    late=2,
+    duplicates=0,
+    discarded=0,
+    foreign=0,
+    bad=0,
+    sources=1,
+    jitter_ms=12.5,
+    delay_ms=60.0,
+    concealed_ms=180,
+    background_ms=0,
+    shortened_ms=0,
+    lengthened_ms=0,
+    round_trip_ms=31.0,
+    remote_loss=None,
+    remote_jitter_ms=None,
+    r=74.0,
+    mos=3.78,
+)
+
+
+def test_a_call_over_sip_says_how_it_came_about_and_that_no_words_are_known():
+    """Ringing, who took it with what, and a transfer that was wanted."""
+    lines, report = told(
+        Rang(180), Rang(183), Rang(199), Taken(0.12, "PCMU", "UDP", "abc"), Transferred()
+    )
+    assert [line.strip() for line in lines[:3]] == [
+        "it rings",
+        "something is played",
+        "it says 199",
+    ]
+    assert "taken after 0.12 s, PCMU over UDP" in lines[3]
+    assert "not told over SIP" in lines[3]
+    assert "hand the call over; refused" in lines[4]
+    assert report.call_id == "abc"
+
+
+def test_the_sound_has_a_word_and_the_way_to_the_daemons_side():
+    """Only where this caller knows: a WebSocket loses nothing."""
+    lines, report = told(Taken(0.1, "PCMU", "UDP", "abc"))
+    report.media = SOUND
+    report.finish(ENDED, heard_seconds=1.0, unsaid=0)
+    assert lines[-2].startswith("sound: MOS 3.8 (fair), 500 packets came, 7 lost, 2 late")
+    assert lines[-2].endswith("round trip 31.0 ms")
+    assert lines[-1] == "flowcatd ladder abc shows the daemon's side of it"
+    figures = report.figures(ENDED, heard_seconds=1.0, unsaid=0)
+    assert figures["media"] == msgspec.to_builtins(SOUND)
+    assert "media" not in told()[1].figures(ENDED, heard_seconds=1.0, unsaid=0)
+
+
+def test_a_call_in_which_nothing_came_is_not_called_good():
+    """A score of no packets is no score."""
+    lines, report = told()
+    report.media = msgspec.structs.replace(SOUND, packets_in=0, mos=4.41)
+    report.finish(ENDED, heard_seconds=0.0, unsaid=0)
+    assert lines[-2] == "sound: nothing came, not a single packet"

@@ -94,6 +94,16 @@ async def test_a_call_is_placed_talked_and_ended_by_the_agent(transport):
     assert figures.mos > 4.0
 
 
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_the_agents_goodbye_is_answered_before_the_line_is_closed(transport):
+    """Else it would say it again and again, to nobody."""
+    async with answering(Habits(lines=("goodbye",))) as there:
+        await Calling(there.address(transport=transport)).call()
+        async with asyncio.timeout(2.0):
+            while len(there.agent):  # noqa: ASYNC110 the user agent has no event of it
+                await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("codec", "name", "rate_hz"),
     [

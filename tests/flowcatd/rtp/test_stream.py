@@ -268,6 +268,21 @@ def test_digits_with_an_ssrc_of_their_own_are_heard_and_audio_goes_on() -> None:
     assert leg.figures().concealed_ms == 0
 
 
+def test_a_key_that_is_down_when_the_source_changes_is_told_once() -> None:
+    """Its end never comes; the audio of another SSRC goes on, and keys of that one are its own."""
+    leg, far, other = stream(), stream(seed=2), stream(seed=3)
+    now = feed(leg, far, 50, T0)
+    far.press("5")
+    now = feed(leg, far, 3, now)
+    now = feed(leg, other, 50, now)
+    other.press("6")
+    now = feed(leg, other, 20, now)
+    leg.wake(now)
+    told = [each for each in leg.events() if isinstance(each, Digit)]
+    assert [each.key for each in told] == ["5", "6"]
+    assert told[1] == Digit("6", 100)
+
+
 def test_a_restart_of_numbers_and_time_is_heard_without_signalling() -> None:
     """Music on hold: the same SSRC begins its sequence numbers and timestamps anew."""
     leg, far = stream(), stream(seed=2)

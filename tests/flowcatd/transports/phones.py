@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Self
 
 from flowcatd.audio.g711 import mulaw_to_pcm
 from flowcatd.call import Call
@@ -27,6 +28,7 @@ from flowcatd.frames import (
 from flowcatd.options import Calls as CallsOptions
 from flowcatd.options import Playout as PlayoutOptions
 from flowcatd.pipeline.chain import Chain
+from flowcatd.pipeline.processor import Processor
 from flowcatd.processors.playout import Playout
 from flowcatd.record import Identity, Ledger, Outcome
 from flowcatd.rtp.watchdog import Patience
@@ -43,9 +45,10 @@ from flowcatd.sip.agent_event import (
     Media,
     Mint,
     Pressed,
-    Referred,
     ReferProgress,
+    Referred,
 )
+from flowcatd.sip.attribute import Fingerprint
 from flowcatd.sip.body import Digit
 from flowcatd.sip.dialog import nearest
 from flowcatd.sip.event import Hop
@@ -54,11 +57,11 @@ from flowcatd.sip.ladder import Ladder
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.session import Capabilities, Local
 from flowcatd.sip.uri import Uri, parse_uri
-from flowcatd.sip.attribute import Fingerprint
 from flowcatd.transports.pacer import Pacer
 from flowcatd.transports.secrecy import Shake
 from flowcatd.transports.sip_leg import Ends, Facts, SipLeg
 from tests.builders import Recording
+from tests.workers.on_loop import until
 from workers.clock import WorkerClock
 from workers.ports import PortPair, Ports, PortShare
 
@@ -271,11 +274,13 @@ class Phone:
         """A call on this leg, and its life."""
         house = self.house
         self.ladders[number] = self.agent.ladder(number)
-        identity = Identity(call_id=f"{self.name}-{number}", carrier="sip", agent="t", worker_slot=0)
+        identity = Identity(
+            call_id=f"{self.name}-{number}", carrier="sip", agent="t", worker_slot=0
+        )
         ledger = Ledger(identity, datetime.now(UTC), house.clock.now())
 
         def wire_up(call: Call, _started: object) -> Chain:
-            stages = [made.ears, Playout(leg, PlayoutOptions()), made.tail]
+            stages = [made.ears, *house.stages(self), Playout(leg, PlayoutOptions()), made.tail]
             return Chain(stages, call, at_tail=call.at_tail, at_head=call.at_head)
 
         made = Conversation(number, leg, pair, Call(ledger, OPTIONS, house.clock, wire_up))
@@ -297,6 +302,8 @@ class House:
         takes_info: bool = False,
     ) -> None:
         self.patience = patience or Patience()
+        self.stages: Callable[[Phone], list[Processor]] = lambda _phone: []
+        """What stands in a chain besides."""
         self.shake: Shake | None = None
         self.fingerprint: Fingerprint | None = None
         self.start_seconds, self.takes_info = start_seconds, takes_info
@@ -305,7 +312,7 @@ class House:
         self.is_over = False
         self._capabilities = near or Capabilities(), far or Capabilities()
 
-    async def __aenter__(self) -> House:
+    async def __aenter__(self) -> Self:
         self.loop = asyncio.get_running_loop()
         self.clock = WorkerClock(self.loop)
         self.pacer = Pacer(self.clock)
@@ -339,12 +346,9 @@ class House:
     async def connect(self) -> tuple[Conversation, Conversation]:
         """A call that is up at both ends."""
         near = self.near.dial(self.far)
-        async with asyncio.timeout(5):
-            while not (self.far.calls and self.hears(near)):
-                await asyncio.sleep(0.002)
-            far = next(iter(self.far.calls.values()))
-            while not self.hears(far):
-                await asyncio.sleep(0.002)
+        await until(lambda: self.far.calls and self.hears(near))
+        far = next(iter(self.far.calls.values()))
+        await until(lambda: self.hears(far))
         return near, far
 
     @staticmethod

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import replace
+from functools import partial
 
+import msgspec
 import pytest
 
 from flowcatd.audio.g722 import available as has_g722
@@ -21,12 +25,32 @@ from flowcatd.frames import (
     Transfer,
 )
 from flowcatd.pipeline.chain import interrupt
+from flowcatd.pipeline.processor import Processor, down
 from flowcatd.record import Reason
 from flowcatd.rtp.watchdog import Patience
-from flowcatd.sip.agent_event import CallEnded
-from flowcatd.sip.session import CODECS, Capabilities, Secrecy
-from tests.flowcatd.transports.phones import House, Phone, sound
+from flowcatd.sip.agent_event import CallEnded, CallNumber
+from flowcatd.sip.ladder import Ladder
+from flowcatd.sip.session import CODECS, SUITES, Capabilities, Secrecy
+from flowcatd.transports import dtls
+from flowcatd.transports.sip_leg import Facts, LegState, SipLeg
+from tests.flowcatd.transports.phones import Conversation, House, Phone, PhoneLine, sound
 from tests.workers.on_loop import on_worker_loop, until
+
+
+class Fragile(Processor):
+    """Breaks at the third frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = 0
+
+    @down(InputAudio)
+    def break_at_the_third(self, frame: InputAudio) -> None:
+        """One, two."""
+        self.frames += 1
+        if self.frames == 3:
+            raise ZeroDivisionError
+        self.push(frame)
 
 
 def only(*names: str, **more: object) -> Capabilities:
@@ -37,16 +61,44 @@ def only(*names: str, **more: object) -> Capabilities:
 PCMU = only("pcmu")
 
 
+def repairs(end: Conversation) -> tuple[int, ...]:
+    """What a stream had to make up for, as it says itself."""
+    media = end.leg.figures().media
+    assert media is not None
+    return (
+        media.late,
+        media.discarded,
+        media.concealed_ms,
+        media.shortened_ms,
+        media.lengthened_ms,
+    )
+
+
+async def arrives(near: Conversation, far: Conversation, ms: int = 400) -> None:
+    """What one says the other hears to the byte.
+
+    On a machine that stands still a packet comes late, and the far stream mends the hole and says so;
+    then, and only then, it is said again.
+    """
+    for attempt in range(6):
+        before, said = repairs(far), sound(ms, seed=1000 + attempt)
+        heard = len(near.told(LineHeard))
+        near.say(f"attempt {attempt}", said)
+        await until(partial(lambda count: len(near.told(LineHeard)) > count, heard))
+        with contextlib.suppress(TimeoutError):
+            await until(partial(lambda pcm: pcm in far.heard, said), within=1.0)
+            return
+        assert repairs(far) != before, "it was changed on its way, and nobody noticed"
+    raise AssertionError("this machine never carried it in time")
+
+
 @on_worker_loop
 async def test_a_line_arrives_to_the_last_sample_and_is_then_told_as_heard() -> None:
     """PCMU, 1.01 s: every byte, in order, without a gap; marks make the truth of what was heard."""
     async with House(PCMU, PCMU) as house:
         near, far = await house.connect()
-        said = sound(1010)
-        near.say("hello", said)
-        await until(lambda: near.told(LineHeard))
-        await until(lambda: said in far.heard)
-        (line,) = near.told(LineHeard)
+        await arrives(near, far, 1010)
+        line = near.told(LineHeard)[-1]
         assert line.complete
         assert 1000 <= line.end_ms - line.start_ms <= 1040
         assert near.leg.figures().media.packets_out >= 50
@@ -88,8 +140,8 @@ async def test_an_interruption_silences_the_far_end_at_once() -> None:
         assert not line.complete
         assert near.told(BotStoppedSpeaking)[0].interrupted
         await until(lambda: rms(far.heard[-1600:]) < 100)
-        loud = near.leg.figures().media.packets_out - before
-        assert loud <= 30  # comfort noise follows, once a second
+        # Comfort noise announces the silence, and one frame may have been on its way.
+        assert near.leg.figures().media.packets_out - before <= 2
 
 
 @on_worker_loop
@@ -109,6 +161,7 @@ async def test_on_hold_nothing_is_said_and_afterwards_the_line_goes_on() -> None
     async with House(PCMU, PCMU) as house:
         near, far = await house.connect()
         said = sound(1000)
+        begun = near.leg.figures().media.packets_out
         near.say("the line", said)
         await until(lambda: near.told(BotStartedSpeaking))
         await until(lambda: rms(far.heard[-1600:]) > 500)
@@ -119,13 +172,12 @@ async def test_on_hold_nothing_is_said_and_afterwards_the_line_goes_on() -> None
         await until(lambda: len(near.seen(InputAudio)) > count + 30)
         assert near.leg.figures().media.packets_out <= out + 1
         assert not near.told(LineHeard)
-        heard_by_then = len(far.heard.lstrip(b"\0"))
         house.far.do("hold", far.number, held=False)
         await until(lambda: near.told(LineHeard))
         assert near.told(LineHeard)[0].complete
         assert [each.held for each in near.seen(Hold)] == [True, False]
-        await until(lambda: said[-1600:] in far.heard)  # what comes before it has no other place
-        assert near.leg.figures().media.packets_out - out >= (len(said) - heard_by_then) // 320 - 10
+        # Fifty frames in all, none lost at either end of the hold, and comfort noise once a second.
+        assert 50 <= near.leg.figures().media.packets_out - begun <= 54
         assert not near.outcome.done()
 
 
@@ -192,9 +244,7 @@ async def test_sdes_protects_the_media() -> None:
     secret = only("pcmu", secrecy=Secrecy.SDES)
     async with House(secret, secret) as house:
         near, far = await house.connect()
-        said = sound(400)
-        near.say("hush", said)
-        await until(lambda: said in far.heard)
+        await arrives(near, far)
         assert near.leg.figures().srtp == "AES_CM_128_HMAC_SHA1_80"
         assert far.leg.figures().media.bad == 0
 
@@ -278,3 +328,153 @@ async def test_a_call_of_ours_that_nobody_answers_is_given_up() -> None:
         near = house.near.dial(house.far)
         assert (await near.outcome).reason is Reason.NOT_ANSWERED
         assert near.call.ledger.sip.status == 0
+
+
+@on_worker_loop
+@pytest.mark.parametrize("takes_info", [True, False])
+async def test_keys_go_by_info_or_as_tones_where_events_were_not_agreed(
+    *, takes_info: bool
+) -> None:
+    """Each arrives once, whichever way it takes."""
+    async with House(PCMU, PCMU, takes_info=takes_info) as house:
+        near, far = await house.connect()
+        for end in (near, far):
+            bare = replace(end.leg._session, events=None)
+            end.leg.agreed(bare, house.clock.now(), is_early=False)
+        near.feed(OutputDtmf(0, "159#"))
+        await until(lambda: len(far.seen(InputDtmf)) >= 4)
+        await asyncio.sleep(0.3)
+        assert [each.digit for each in far.seen(InputDtmf)] == list("159#")
+        infos = sum(type(each).__name__ == "Pressed" for each in far.events)
+        assert infos == (4 if takes_info else 0)
+
+
+@on_worker_loop
+async def test_dtls_protects_the_media() -> None:
+    """Keys from a handshake on the RTP port; nothing is sent in the clear before."""
+    if not dtls.available():
+        pytest.skip("pyOpenSSL is not installed")
+    certificate = dtls.make_certificate()
+    secret = only("pcmu", secrecy=Secrecy.DTLS)
+    async with House(secret, secret) as house:
+        house.fingerprint = certificate.fingerprint
+        house.shake = partial(dtls.Dtls, certificate)
+        near, far = await house.connect()
+        await until(lambda: near.leg.figures().srtp and far.leg.figures().srtp)
+        await arrives(near, far)
+        assert near.leg.figures().srtp in SUITES
+
+
+@on_worker_loop
+async def test_another_certificate_than_the_described_one_ends_the_call() -> None:
+    """There is no plain RTP to fall back to."""
+    if not dtls.available():
+        pytest.skip("pyOpenSSL is not installed")
+    secret = only("pcmu", secrecy=Secrecy.DTLS)
+    async with House(secret, secret) as house:
+        house.fingerprint = dtls.make_certificate().fingerprint
+        house.shake = partial(dtls.Dtls, dtls.make_certificate())
+        near = house.near.dial(house.far)
+        await until(lambda: house.far.calls)
+        far = next(iter(house.far.calls.values()))
+        ends = {(await each.outcome).reason for each in (near, far)}
+        # Who sees it first hangs up; the other one may have seen it, too.
+        assert Reason.PROTOCOL_ERROR in ends
+        assert ends <= {Reason.PROTOCOL_ERROR, Reason.CALLER_HUNG_UP}
+        for end in (near, far):
+            assert end.call.ledger.sip.media.packets_out == 0
+
+
+@on_worker_loop
+@pytest.mark.parametrize("secrecy", [Secrecy.ALLOWED, Secrecy.SDES])
+async def test_another_process_goes_on_with_the_leg(secrecy: Secrecy) -> None:
+    """Through JSON: the same SSRC, port and keys; the far end hears on, and hears no second source."""
+    how = only("pcmu", secrecy=secrecy)
+    async with House(how, how) as house:
+        near, far = await house.connect()
+        near.say("one", sound(200))
+        await until(lambda: near.told(LineHeard))
+        now = house.clock.now()
+        text = msgspec.json.encode(near.leg.snapshot(now))
+        session, line = near.leg._session, PhoneLine(house.near, near.number)
+        near.leg._wire._beat.cancel()  # as kill -9 has it: no goodbye
+        for ear in near.leg._wire._ears:
+            ear.close()
+        house.ports.give_back(near.pair)
+        near.outcome.cancel()
+        near.leg._is_closed = True
+        await asyncio.gather(near.outcome, return_exceptions=True)
+        pair = house.ports.take_again(near.pair.port)
+        state = msgspec.json.decode(text, type=LegState)
+        assert state.facts == near.leg.facts
+        leg = SipLeg.taken_up(state, line, house.near.ends(pair), session, house.clock.now())
+        again = house.near.converse(near.number, leg, pair)
+        leg.connected(house.clock.now())
+        await until(lambda: house.hears(again))
+        await arrives(again, far)
+        await arrives(far, again)
+        assert far.leg.figures().media.sources == 1
+        assert far.leg.figures().media.bad == 0
+        assert leg.snapshot(house.clock.now()).stream.sender.ssrc == state.stream.sender.ssrc
+
+
+@on_worker_loop
+async def test_another_dialog_takes_the_conversation_over() -> None:
+    """The old port goes back, the chain goes on, and the other one's media are heard."""
+    async with House(PCMU, PCMU) as house:
+        near, far = await house.connect()
+        other = house.near.dial(house.far)
+        await until(lambda: house.hears(other) and len(house.far.calls) == 2)
+        second = list(house.far.calls.values())[1]
+        old = near.pair
+        ends = house.near.ends(other.pair)
+        session, line = other.leg._session, PhoneLine(house.near, other.number)
+        other.leg._shut = lambda: None  # its ports are the other's now
+        other.leg._wire.close()
+        other.outcome.cancel()
+        other.leg._is_closed = True
+        await asyncio.gather(other.outcome, return_exceptions=True)
+        near.leg.replaced(line, ends)
+        assert old.rtp.fileno() == -1
+        near.leg.agreed(session, house.clock.now(), is_early=False)
+        near.say("hello", sound(200, seed=2))  # another source: its first packet proves nothing
+        await until(lambda: near.told(LineHeard))
+        await arrives(near, second)
+        near.feed(End("completed"))
+        assert (await near.outcome).reason is Reason.COMPLETED
+        assert (await second.outcome).reason is Reason.CALLER_HUNG_UP
+        far.outcome.cancel()
+
+
+@on_worker_loop
+async def test_what_raises_below_a_tick_ends_its_call_and_no_other() -> None:
+    """The pacer and the far end's call go on, to their own ends."""
+    async with House(PCMU, PCMU) as house:
+        house.stages = lambda phone: [Fragile()] if phone is house.near else []
+        near = house.near.dial(house.far)
+        await until(lambda: house.far.calls)
+        far = next(iter(house.far.calls.values()))
+        assert (await near.outcome).reason is Reason.INTERNAL_ERROR
+        assert (await far.outcome).reason is Reason.CALLER_HUNG_UP
+        assert far.call.ledger.sip.cause == "Q.850 41"
+
+
+@on_worker_loop
+async def test_a_call_that_ends_before_anybody_reads_gives_its_ports_back() -> None:
+    """`drop` may come at any time, and twice."""
+    async with House(PCMU, PCMU) as house:
+        pair = house.ports.take()
+        facts = Facts("id", "test", False, "1", "2", "", "UDP", {})
+        leg = SipLeg(facts, PhoneLine(house.near, CallNumber(9)), house.near.ends(pair))
+        leg.ended(CallEnded(CallNumber(9), True, 487), Ladder())
+        leg.drop()
+        assert len(house.ports) == 0
+        assert leg.snapshot(0.0) is None
+
+
+def test_what_a_message_says_never_overrides_what_we_know() -> None:
+    """Identity comes from trunk and route; it stands in no `repr`."""
+    facts = Facts("id", "gold", False, "+491", "+492", "Eve", "UDP", {"caller": "+1", "x": "y"})
+    session = facts.session()
+    assert (session["caller"], session["trunk"], session["x"]) == ("+492", "gold", "y")
+    assert "+49" not in repr(facts)
