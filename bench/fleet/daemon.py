@@ -100,6 +100,7 @@ def daemon(config: str, settings: Mapping[str, object]) -> Iterator[Daemon]:
             "records.directory": place / "records",
             "control.directory": place / "run",
             "metrics.port": metrics_port,
+            "sip.port": 0,
             "log.format": "json",
             "log.level": "info",
             **settings,
