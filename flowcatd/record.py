@@ -234,6 +234,8 @@ class SipFigures(msgspec.Struct, kw_only=True):
     """The SRTP suite; empty for plain RTP."""
     media: MediaFigures | None = None
     """None when there was no media."""
+    keys: dict[str, int] = {}
+    """Keys pressed by the other side, by how they came: rtp (RFC 4733), info, inband."""
     ladder: list[str] = []
     """What went to and fro: seconds since the start, direction, method or status, CSeq."""
     ladder_dropped: int = 0

@@ -15,7 +15,6 @@ that no agent is in. The same becomes of calls whose slot does not come back (`p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,10 +78,8 @@ def read_kept(journal: Journal) -> Kept | None:
 class Adoption:
     """One worker's taking up, at its start."""
 
-    def __init__(self, telephony: Telephony, adopted: Callable[[], None]) -> None:
-        """`adopted` is told of every call whose line goes on."""
+    def __init__(self, telephony: Telephony) -> None:
         self._telephony = telephony
-        self._adopted = adopted
         self._waiting: list[tuple[Held, Found]] = []
 
     def __len__(self) -> int:
@@ -97,7 +94,6 @@ class Adoption:
                 continue
             try:
                 self._waiting.append((self._take_up(kept), each))
-                self._adopted()
             except FlowcatdError as error:
                 log.warning("call.unadopted", call=each.journal.identity.call_id, why=str(error))
                 self.part(each.journal)

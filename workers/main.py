@@ -183,7 +183,6 @@ class _Worker:
                 agents=self._plan.agents,
                 ended=lambda call: household.ended(call, None),
                 answered_after=partial(metrics.observe, "answer_delay_seconds"),
-                adopted=partial(metrics.add, "calls_adopted"),
             )
         )
 

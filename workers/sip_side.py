@@ -64,7 +64,6 @@ class Around:
     agents: Mapping[str, Agent]
     ended: Callable[[Call], None]
     answered_after: Callable[[float], None]
-    adopted: Callable[[], None]
 
 
 class SipSide:
@@ -104,7 +103,7 @@ class SipSide:
         self.resolver = Resolver(self.wire.able)
         self.dialling = self.telephony.dialling = Dialling(self.telephony, self.resolver)
         self.registrations = self.telephony.registrations = self._make_registrations()
-        self.adoption = Adoption(self.telephony, around.adopted)
+        self.adoption = Adoption(self.telephony)
 
     # --- its life ---------------------------------------------------------------------------------
 

@@ -239,9 +239,11 @@ class Telephony:
             now = self.premises.clock.now()
             held.leg.agreed(event.session, now, is_early=event.is_early)
 
-    def _connected(self, held: Held, _event: Connected) -> None:
+    def _connected(self, held: Held, event: Connected) -> None:
         self.dialling.connected(held)
         if held.leg is not None:
+            if isinstance(event.message, Response):
+                held.leg.learn(takes_info="info" in event.message.words("allow"))
             held.leg.connected(self.premises.clock.now())
 
     def _pressed(self, held: Held, event: Pressed) -> None:
@@ -320,6 +322,7 @@ class Telephony:
             caller_name=arrived.caller_name,
             transport=event.hop.transport,
             variables=dict(arrived.variables),
+            takes_info="info" in event.request.words("allow"),
         )
         self.open_leg(held, facts)
         self.begin(held, facts, arrived.agent, key)
@@ -432,6 +435,7 @@ class Telephony:
             self.agent.hang_up(held.number, self.premises.clock.now())
             self.settle()
         finally:
+            leg.drop()
             held.media.give_back()
             self.premises.ended(call)
 

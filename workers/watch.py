@@ -65,14 +65,6 @@ class CallWatch:
                 CallEvent(event="refused", at_utc=time.time(), slot=self._slot, reason=cause)
             )
 
-    def answered_after(self, seconds: float) -> None:
-        """An INVITE got its final answer this long after it came."""
-        self._metrics.observe("answer_delay_seconds", seconds)
-
-    def pressed(self, kind: str) -> None:
-        """A caller pressed a key; `kind` is a word of metrics.DTMF_KINDS."""
-        self._metrics.add("dtmf", label=kind)
-
     def ended(self, record: CallRecord) -> None:
         """It is over, and this is its record."""
         metrics = self._metrics
@@ -116,6 +108,8 @@ class CallWatch:
         self._metrics.add("sip_calls", label=sip.direction)
         if sip.direction == "outbound" and sip.status != _ANSWERED:
             self._metrics.add("sip_failed_outbound")
+        for kind, presses in sip.keys.items():
+            self._metrics.add("dtmf", presses, label=kind)
         if sip.media is not None:
             self._ended_media(sip.media)
 

@@ -15,7 +15,7 @@ from bench.figures import ROOT, heading, section, write
 
 BENCHES = (
     *("pipeline", "echo_chain", "carriers", "audio", "dialog", "speech", "collector"),
-    *("rtp", "codec", "pacer"),
+    *("rtp", "codec", "pacer", "sip_leg"),
 )
 COMMAND = "bench.micro"
 

@@ -13,7 +13,7 @@ How a leg uses it, once signalling has agreed on `session.Dtls`:
   call, for there is no plain RTP to fall back to. After `Secured` datagrams still go in: the peer's
   last flight may come again because ours was lost;
 * another fingerprint or role in a later description is a new association, and a new `Dtls`; the same
-  ones are not (RFC 8842). Keys are in no journal: who takes a call up must ask for a new one.
+  ones are not (RFC 8842). Whoever takes a call up goes on with its keys (`secrecy.SecrecyState`).
 
 OpenSSL times its repetitions by its own monotonic clock, 1 s and then twice as long each time; `wake_at`
 translates. What is forged before the keys are there can end a handshake, as in any TLS; it cannot

@@ -12,7 +12,7 @@ hook flash (RFC 4733's event 16) is no key.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import StrEnum
 from typing import Final
 
 from flowcatd.audio.tones import KEYS, KeyFinder
@@ -21,12 +21,12 @@ SAME_PRESS: Final = 0.15
 """Seconds; people need 200 ms from one press to the next of the same key."""
 
 
-class Way(Enum):
+class Way(StrEnum):
     """How a press was said."""
 
-    EVENT = auto()
-    INFO = auto()
-    TONE = auto()
+    EVENT = "rtp"
+    INFO = "info"
+    TONE = "inband"
 
 
 class Keys:
@@ -41,6 +41,8 @@ class Keys:
         """The key whose event goes on."""
         self._down_at = 0.0
         self._finder: KeyFinder | None = None
+        self.counts: dict[str, int] = {}
+        """Presses told, by the way in which they were said first."""
 
     def went_down(self, key: str, now: float) -> None:
         """An event began; it is told when it ends."""
@@ -81,4 +83,5 @@ class Keys:
         if is_same:
             return ""
         self._key, self._way, self._told_at = key, way, now
+        self.counts[way] = self.counts.get(way, 0) + 1
         return key

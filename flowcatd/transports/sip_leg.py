@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final, Self
 
 from flowcatd.audio import tones
@@ -128,6 +129,10 @@ class SipLeg:
         """A key by INFO."""
         if self._call is not None:
             self._press(self._keys.informed(digit.key, self._call.now()))
+
+    def learn(self, *, takes_info: bool) -> None:
+        """What the far end said that it can do."""
+        self.facts = replace(self.facts, takes_info=takes_info)
 
     def refer_told(self, status: int) -> None:
         """How the transfer goes that we asked for."""
@@ -463,5 +468,6 @@ class SipLeg:
             sip.srtp = self._secrecy.suite
         if self._stream is not None:
             sip.media = self._stream.figures()
+        sip.keys = self._keys.counts
         if self._ladder is not None:
             sip.ladder, sip.ladder_dropped = self._ladder

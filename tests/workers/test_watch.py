@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from flowcatd.control import CallEvent
-from flowcatd.metrics import DTMF_KINDS, REFUSALS, Metrics
+from flowcatd.metrics import REFUSALS, Metrics
 from flowcatd.record import Identity, Ledger, MediaFigures, Outcome, Reason, SipFigures
 from workers.watch import CallWatch
 
@@ -182,13 +182,10 @@ def test_a_call_over_sip_that_goes_on_is_adopted(rig):
     assert (rig.count("calls_resumed"), rig.count("calls_adopted")) == (2, 1)
 
 
-def test_keys_and_answers_are_counted_as_they_happen(rig):
-    """They stand in no record."""
-    for kind in DTMF_KINDS:
-        rig.watch.pressed(kind)
-    rig.watch.answered_after(0.003)
-    assert set(rig.metrics.counters["dtmf"].values()) == {1}
-    assert rig.metrics.histograms["answer_delay_seconds"].sum == 0.003
+def test_keys_are_counted_by_how_they_came(rig):
+    """Which keys they were stands nowhere."""
+    rig.watch.ended(record_over_sip(SipFigures(trunk="t", keys={"rtp": 3, "inband": 1})))
+    assert rig.metrics.counters["dtmf"] == {"rtp": 3, "info": 0, "inband": 1}
 
 
 def test_the_end_of_a_call_over_sip_is_told_with_its_way_and_trunk(rig):
