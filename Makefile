@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test lint bench memory soak clock fuzz
+.PHONY: help setup run call test interop impair lint bench memory soak clock fuzz
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -21,6 +21,15 @@ test:  ## install what the tests want, then run every check
 	@$(PYTHON) .ci/setup.py --extra espeak
 	@$(PYTHON) .ci/packages.py
 	@$(PYTHON) .ci/test.py
+
+interop:  ## calls with SIPp, baresip, linphone, Kamailio and pyVoIP, those of minutes, too; a quarter of an hour
+	@$(PYTHON) .ci/setup.py
+	@$(PYTHON) .ci/packages.py
+	@FLOWCATD_INTEROP=1 .venv/bin/python -m pytest -q tests/interop --deselect tests/interop/test_impaired.py::test_ten_minutes_of_a_bad_network $(ARGS)
+
+impair:  ## ten minutes of loss, jitter, reordering and drift, twice
+	@$(PYTHON) .ci/setup.py
+	@FLOWCATD_INTEROP=1 .venv/bin/python -m pytest -q tests/interop/test_impaired.py -k ten_minutes $(ARGS)
 
 lint:  ## format and lint what is here
 	@$(PYTHON) .ci/setup.py

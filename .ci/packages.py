@@ -24,6 +24,12 @@ PACKAGES = {
         "tests of a wall clock that jumps",
     ),
     "sip-tester": (lambda: shutil.which("sipp"), "tests of the SIP port against SIPp"),
+    "baresip-core": (lambda: shutil.which("baresip"), "tests of calls with baresip"),
+    "linphone-cli": (lambda: shutil.which("linphonec"), "tests of calls with linphone"),
+    "kamailio": (
+        lambda: shutil.which("kamailio", path="/usr/sbin:/usr/bin"),
+        "tests of trunks that register at Kamailio, and of pyVoIP's calls through it",
+    ),
     "sox": (lambda: shutil.which("sox"), "tests that judge audio by another program"),
     "libopus0": (
         lambda: any(Path("/usr/lib").glob("*/libopus.so.0")),

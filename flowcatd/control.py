@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from flowcatd.errors import ControlError
-from flowcatd.record import SipFigures
+from flowcatd.sip_figures import SipFigures
 
 VERSION = 1
 """Of every message here; raised when a reader of the old ones would misread the new."""

@@ -25,6 +25,7 @@ import msgspec
 
 from flowcatd.errors import LocalError
 from flowcatd.services import Usage
+from flowcatd.sip_figures import SipFigures
 
 VERSION = 1
 """Of the JSON document; raised when a reader of the old one would misread the new."""
@@ -186,60 +187,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """A sentence that is safe to show; empty when nothing went wrong."""
     close_code: int | None = None
     """The WebSocket close code that went over the wire, ours or theirs (RFC 6455 §7.4)."""
-
-
-class MediaFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a call's RTP; times in ms."""
-
-    packets_in: int
-    packets_out: int
-    octets_out: int
-    lost: int
-    late: int
-    duplicates: int
-    discarded: int
-    foreign: int
-    bad: int
-    sources: int
-    """How many SSRCs the far end has had."""
-    jitter_ms: float
-    """RFC 3550 A.8."""
-    delay_ms: float
-    """What the jitter buffer adds now."""
-    concealed_ms: int
-    background_ms: int
-    shortened_ms: int
-    lengthened_ms: int
-    round_trip_ms: float | None
-    remote_loss: float | None
-    """The share of our packets that the far end misses, as it last said."""
-    remote_jitter_ms: float | None
-    r: float
-    mos: float
-
-
-class SipFigures(msgspec.Struct, kw_only=True):
-    """How a call over SIP went; no number, address or tag is in it."""
-
-    trunk: str
-    direction: str = "inbound"
-    """Or `outbound`: whose call it was."""
-    transport: str = "UDP"
-    status: int = 0
-    """The last word of the INVITE, or 200 once it was answered; 0 while there is none."""
-    cause: str = ""
-    """The other side's Reason (RFC 3326), as `Q.850 16`."""
-    codec: str = ""
-    srtp: str = ""
-    """The SRTP suite; empty for plain RTP."""
-    media: MediaFigures | None = None
-    """None when there was no media."""
-    keys: dict[str, int] = {}
-    """Keys pressed by the other side, by how they came: rtp (RFC 4733), info, inband."""
-    ladder: list[str] = []
-    """What went to and fro: seconds since the start, direction, method or status, CSeq."""
-    ladder_dropped: int = 0
-    """Steps from the middle that were not kept."""
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ import msgspec
 from flowcatd.control import AskCalls, AskLadder, CallLine, Calls, LadderIs
 from flowcatd.environment import records_directory, wants_colour
 from flowcatd.errors import ConfigError, ControlError, FlowcatdError, LinkError
-from flowcatd.record import MediaFigures, SipFigures
+from flowcatd.sip_figures import MediaFigures, SipFigures
 from supervisor.client import Operator, add_client_arguments, locate
 from supervisor.config import open_config
 from supervisor.operate import Code

@@ -72,7 +72,7 @@ from flowcatd.control import (
     worker_identity,
 )
 from flowcatd.errors import ControlError, LocalError
-from flowcatd.record import SipFigures
+from flowcatd.sip_figures import SipFigures
 
 PENDING_MAX = 64
 """Asks that may wait for an answer; nobody types this fast, and each holds a fan-out."""

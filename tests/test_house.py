@@ -22,7 +22,7 @@ PACKAGES = ("flowcatd", "workers", "supervisor", "bench")
 
 # Lowest first. A room imports from floors below its own and never from its own.
 FLOORS = (
-    ("errors", "frames", "options", "services", "wake", "media"),
+    ("errors", "frames", "options", "services", "sip_figures", "wake", "media"),
     ("agent", "audio", "carriers", "environment", "playout", "providers", "record", "settings"),
     ("control", "journal", "log", "metrics", "pipeline", "recording", "rtp", "sip"),
     ("links", "processors", "transports"),
@@ -49,6 +49,7 @@ PURE = (
     "flowcatd.rtp",
     "flowcatd.settings",
     "flowcatd.sip",
+    "flowcatd.sip_figures",
     "flowcatd.control",
     "flowcatd.journal",
     "flowcatd.metrics",
@@ -74,7 +75,7 @@ PURE = (
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "os", "select", "selectors", "socket", "ssl"),
     *("logging", "random", "secrets", "subprocess", "threading", "time"),
-    *("aiohttp", "aiortc", "grpc", "http", "httpx", "psutil", "requests", "structlog", "urllib3"),
+    *("aiohttp", "aiortc", "dns", "grpc", "http", "httpx", "psutil", "requests", "structlog", "urllib3"),
     *("uvloop", "websockets", "zmq"),
 }
 

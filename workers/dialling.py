@@ -205,12 +205,20 @@ class Dialling:
         for contact in event.contacts:
             found = telephony.policy.may_dial(held.counted.trunk, contact.user)
             if not isinstance(found, Refused):
-                telephony.spawn(self._follow(held, replace(contact, headers=())))
+                target = replace(contact, headers=())
+                telephony.spawn(self._follow(held, target, event.status))
                 return
         log.info("call.refused", why="redirected to where we may not call", status=event.status)
+        self._not_followed(held, event.status)
+
+    def _not_followed(self, held: Held, status: int) -> None:
+        """The redirection was their last word: the record has it, not that we gave up."""
+        telephony = self._telephony
+        if held.leg is not None:
+            held.leg.ended(CallEnded(held.number, True, status), held.ladder)
         telephony.agent.hang_up(held.number, telephony.premises.clock.now())
 
-    async def _follow(self, held: Held, target: Uri) -> None:
+    async def _follow(self, held: Held, target: Uri, status: int) -> None:
         telephony = self._telephony
         try:
             targets = await self._resolver.find(target)
@@ -224,9 +232,9 @@ class Dialling:
             if hops:
                 telephony.agent.follow(held.number, target, hops[:HOPS_MAX], now)
             else:
-                telephony.agent.hang_up(held.number, now)
+                self._not_followed(held, status)
         except LocalError:
-            telephony.agent.hang_up(held.number, now)
+            self._not_followed(held, status)
         telephony.settle()
 
     # --- transfers that the other side asks for ---------------------------------------------------

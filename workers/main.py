@@ -32,7 +32,8 @@ from flowcatd.errors import ConfigError, LinkError
 from flowcatd.links.disk import Disk
 from flowcatd.log import configure, get_logger, set_level
 from flowcatd.metrics import Metrics
-from flowcatd.record import Outcome, Reason, SipFigures
+from flowcatd.record import Outcome, Reason
+from flowcatd.sip_figures import SipFigures
 from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.entrance import Entrance

@@ -118,7 +118,7 @@ class Links:
         self._next = seat << 32
         self._all: dict[int, Link] = {}
         self._mute: OrderedDict[int, Link] = OrderedDict()
-        """Accepted ones that have said nothing, oldest first."""
+        """Accepted ones that are no trunk's and have said nothing, oldest first."""
         self._strangers: OrderedDict[int, Link] = OrderedDict()
         """Accepted ones that are no trunk's and have spoken, quiet longest first."""
         self._sources: dict[str, int] = {}
@@ -163,7 +163,8 @@ class Links:
             self._accepted += 1
             place = place_of(link.hop.host)
             self._sources[place] = self._sources.get(place, 0) + 1
-            self._mute[number] = link
+            if not link.known:
+                self._mute[number] = link
 
     def remove(self, link: Link) -> None:
         """It is over; twice is as good as once."""

@@ -25,9 +25,9 @@ from flowcatd.journal import Journal
 from flowcatd.links.dns import Resolver
 from flowcatd.links.journal import Journals
 from flowcatd.log import get_logger
-from flowcatd.record import SipFigures
 from flowcatd.sip.policy import Policy
 from flowcatd.sip.policy import Terms as PolicyTerms
+from flowcatd.sip_figures import SipFigures
 from flowcatd.transports import dtls
 from workers.adoption import Adoption
 from workers.agents import Agent

@@ -29,7 +29,6 @@ from flowcatd.errors import CapacityError, FlowcatdError
 from flowcatd.journal import NOTHING
 from flowcatd.links.journal import Found
 from flowcatd.log import get_logger
-from flowcatd.record import SipFigures
 from flowcatd.sip.agent import UserAgent
 from flowcatd.sip.agent_event import (
     AgentEvent,
@@ -53,6 +52,7 @@ from flowcatd.sip.policy import Arrived, Policy
 from flowcatd.sip.route import Refused
 from flowcatd.sip.session import Capabilities
 from flowcatd.sip.trouble import SipError
+from flowcatd.sip_figures import SipFigures
 from flowcatd.transports.sip_leg import Facts, SipLeg
 from flowcatd.wake import Wake
 from workers.adoption import kept_of

@@ -54,7 +54,7 @@ from flowcatd.control import (
 )
 from flowcatd.errors import ControlError
 from flowcatd.links.zeromq import Sent, Wire
-from flowcatd.record import SipFigures
+from flowcatd.sip_figures import SipFigures
 
 INTERVAL_SECONDS = 1.0
 """Between two beats, and between two snapshots."""

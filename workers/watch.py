@@ -17,7 +17,8 @@ from typing import Final
 
 from flowcatd.control import CallEvent
 from flowcatd.metrics import Metrics
-from flowcatd.record import CallRecord, Identity, MediaFigures, SipFigures
+from flowcatd.record import CallRecord, Identity
+from flowcatd.sip_figures import MediaFigures, SipFigures
 
 Publish = Callable[[CallEvent], None]
 

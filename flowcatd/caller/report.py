@@ -31,7 +31,7 @@ from flowcatd.caller.facts import (
     Taken,
     Transferred,
 )
-from flowcatd.record import MediaFigures
+from flowcatd.sip_figures import MediaFigures
 
 ROWS_LIMIT = 10_000
 """Rows kept for the figures at the end; an hour of short lines."""

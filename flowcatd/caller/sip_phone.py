@@ -23,7 +23,6 @@ from flowcatd.caller.sip_address import SipAddress
 from flowcatd.caller.sip_handset import Manner, SipHandset
 from flowcatd.caller.sip_line import Line, Ports, open_line, open_ports
 from flowcatd.errors import FlowcatdError, LinkRefused
-from flowcatd.record import MediaFigures
 from flowcatd.rtp.stream import Inactive, Stream, StreamEvent
 from flowcatd.sip.agent import UserAgent
 from flowcatd.sip.agent_event import Here, Invitation, Mint, Terms
@@ -34,6 +33,7 @@ from flowcatd.sip.header import Address
 from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.session import Capabilities, Local, Secrecy, Session
 from flowcatd.sip.uri import Uri
+from flowcatd.sip_figures import MediaFigures
 from flowcatd.transports.pacer import Pacer
 from flowcatd.transports.rtp_plan import Codecs, Manners
 from flowcatd.transports.rtp_wire import RtpWire

@@ -24,9 +24,8 @@ from ipaddress import IPv6Address, ip_address
 from math import inf
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import Any, Final
 
-import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.nameserver
@@ -36,6 +35,7 @@ from dns.rdtypes.IN.NAPTR import NAPTR
 from dns.rdtypes.IN.SRV import SRV
 
 from flowcatd.errors import LinkRefused, LinkTimeout
+from flowcatd.links.dns_socket import Backend
 from flowcatd.log import get_logger
 from flowcatd.sip.resolve import (
     NEGATIVE_SECONDS,
@@ -147,7 +147,7 @@ class Resolver:
         self._files = _Files(sources or Sources(), self._patience)
         self._asking: dict[Question, asyncio.Task[None]] = {}
         self._sockets = asyncio.Semaphore(AT_ONCE)
-        self._backend = dns.asyncbackend.get_backend("asyncio")
+        self._backend: Any = Backend()
         self.counts = dict.fromkeys(("asked", "answered", "failed"), 0)
         """Questions to the DNS."""
 

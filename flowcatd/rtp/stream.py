@@ -23,7 +23,6 @@ import msgspec
 
 from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
-from flowcatd.record import MediaFigures
 from flowcatd.rtp.codec import Codec
 from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, DigitWriter, Pressed
 from flowcatd.rtp.hearing import Hearing
@@ -37,6 +36,7 @@ from flowcatd.rtp.sender import Outbound, Sender, SenderState, carried_on
 from flowcatd.rtp.source import Addr, Source
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.rtp.watchdog import Patience, Watchdog
+from flowcatd.sip_figures import MediaFigures
 
 MOST_EVENTS = 64
 """Waiting to be drained; digits have as many of their own."""

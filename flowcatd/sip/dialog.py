@@ -20,7 +20,15 @@ import msgspec
 from flowcatd.sip.event import Hop
 from flowcatd.sip.header import Address, Via, parse_address
 from flowcatd.sip.matching import has_cookie
-from flowcatd.sip.message import DEFAULT_PORT, Message, Request, Response, build_request
+from flowcatd.sip.message import (
+    DEFAULT_PORT,
+    Message,
+    Request,
+    Response,
+    build_request,
+    of_json_text,
+    to_json_text,
+)
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri, parse_uri
 
@@ -170,12 +178,12 @@ class Dialog:
     def snapshot(self) -> DialogSnapshot:
         """Everything that another process needs."""
         return DialogSnapshot(
-            self.call_id,
-            str(self.local),
-            str(self.remote),
-            [str(route) for route in self.routes],
-            str(self.target),
-            str(self.contact),
+            to_json_text(self.call_id),
+            to_json_text(str(self.local)),
+            to_json_text(str(self.remote)),
+            [to_json_text(str(route)) for route in self.routes],
+            to_json_text(str(self.target)),
+            to_json_text(str(self.contact)),
             self.local_cseq,
             self.remote_cseq,
             self.is_caller,
@@ -188,12 +196,12 @@ class Dialog:
     def restore(cls, snapshot: DialogSnapshot) -> Self:
         """The dialog where it was left, confirmed; its connection, if it had one, is gone."""
         return cls(
-            snapshot.call_id,
-            parse_address(snapshot.local),
-            parse_address(snapshot.remote),
-            tuple(parse_address(route) for route in snapshot.routes),
-            parse_uri(snapshot.target),
-            parse_uri(snapshot.contact),
+            of_json_text(snapshot.call_id),
+            parse_address(of_json_text(snapshot.local)),
+            parse_address(of_json_text(snapshot.remote)),
+            tuple(parse_address(of_json_text(route)) for route in snapshot.routes),
+            parse_uri(of_json_text(snapshot.target)),
+            parse_uri(of_json_text(snapshot.contact)),
             Hop(snapshot.transport, snapshot.host, snapshot.port),
             snapshot.local_cseq + SKIPPED,
             snapshot.remote_cseq - 1,

@@ -457,3 +457,16 @@ _CHECKS: Final[dict[str, _Check]] = {
         ("session-expires", "min-se", "event", "content-disposition", "replaces"), Message.valued
     ),
 }
+
+
+def to_json_text(text: str) -> str:
+    """Text of a message as JSON can hold it: a peer's bytes need not be UTF-8 (Latin-1 names are not)."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def of_json_text(text: str) -> str:
+    """The same text again; SipError 400 for what `to_json_text` never makes."""
+    try:
+        return text.encode("latin-1").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise SipError("a snapshot that we have not written") from None

@@ -31,6 +31,7 @@ import msgspec
 from flowcatd.errors import LocalError
 from flowcatd.sip.agreement import Pair, agree, check_answer, is_same
 from flowcatd.sip.attribute import Direction
+from flowcatd.sip.message import of_json_text, to_json_text
 from flowcatd.sip.proposal import Name, Situation, make_answer, make_offer
 from flowcatd.sip.sdp import Description, Media, Origin, parse
 from flowcatd.sip.session import SUITES, Capabilities, Dtls, Incoming, Local, Session
@@ -174,14 +175,17 @@ class Negotiation:
         pair = self._pair
         return Snapshot(
             origin=(self._origin.session_id, self._origin.host),
-            sent=str(self._sent or ""),
-            ours=str(pair.ours) if pair else "",
-            theirs=str(pair.theirs) if pair else "",
+            sent=to_json_text(str(self._sent or "")),
+            ours=to_json_text(str(pair.ours)) if pair else "",
+            theirs=to_json_text(str(pair.theirs)) if pair else "",
             is_our_offer=bool(pair and pair.is_our_offer),
             index=pair.index if pair else 0,
             is_held=self.is_held,
             held_by_us=bool(pair and pair.held_by_us),
-            numbers=[(number, *name) for number, name in self._numbers.items()],
+            numbers=[
+                (number, to_json_text(name), clock_hz, channels)
+                for number, (name, clock_hz, channels) in self._numbers.items()
+            ],
             keys=dict(self._keys),
         )
 
@@ -197,15 +201,15 @@ class Negotiation:
         made.is_held = snapshot.is_held
         made._keys |= snapshot.keys
         made._numbers = {
-            number: (name, clock_hz, channels)
+            number: (of_json_text(name), clock_hz, channels)
             for number, name, clock_hz, channels in snapshot.numbers
         }
         made._taken = dict(made._numbers)
-        made._sent = parse(snapshot.sent) if snapshot.sent else None
+        made._sent = parse(of_json_text(snapshot.sent)) if snapshot.sent else None
         if snapshot.ours:
             pair = Pair(
-                parse(snapshot.ours),
-                parse(snapshot.theirs),
+                parse(of_json_text(snapshot.ours)),
+                parse(of_json_text(snapshot.theirs)),
                 is_our_offer=snapshot.is_our_offer,
                 index=snapshot.index,
                 held_by_us=snapshot.held_by_us,

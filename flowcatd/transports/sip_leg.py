@@ -29,7 +29,7 @@ from flowcatd.audio import tones
 from flowcatd.carriers.events import Encoding, Started
 from flowcatd.errors import FlowcatdError, LocalError
 from flowcatd.frames import Frame, Hold, InputDtmf, MarkPlayed, TransferFailed
-from flowcatd.record import Outcome, Reason, SipFigures
+from flowcatd.record import Outcome, Reason
 from flowcatd.rtp.digits import Digit as RtpDigit
 from flowcatd.rtp.digits import Pressed
 from flowcatd.rtp.stream import Inactive, Moved, Plan, Stream, StreamEvent
@@ -37,6 +37,7 @@ from flowcatd.sip.agent_event import CallEnded
 from flowcatd.sip.body import Digit
 from flowcatd.sip.ladder import Ladder
 from flowcatd.sip.session import Session
+from flowcatd.sip_figures import SipFigures
 from flowcatd.transports.rtp_plan import Codecs, Manners, chain_rate
 from flowcatd.transports.rtp_wire import RtpWire
 from flowcatd.transports.secrecy import Secrecy

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowcatd.control import AskCalls, AskLadder, CallLine, Calls, LadderIs, Refused
-from flowcatd.record import MediaFigures, SipFigures
 from flowcatd.sip.ladder import LAST_MAX, Ladder
 from flowcatd.sip.message import build_response, parse_message
+from flowcatd.sip_figures import MediaFigures, SipFigures
 from supervisor import ladder
 from supervisor.cli import main
 from supervisor.ladder import Shown, grade, render

@@ -46,7 +46,7 @@ from flowcatd.control import (
     worker_identity,
 )
 from flowcatd.errors import ControlError, LocalError
-from flowcatd.record import SipFigures
+from flowcatd.sip_figures import SipFigures
 from supervisor import routing
 from supervisor.routing import FleetTold, LevelAsked, Routing
 from tests.laws import keeps_garbage_law, keeps_quiet_law

@@ -338,9 +338,12 @@ async def test_a_storm_of_connections_is_bounded_and_leaves_nothing(fleet: Fleet
     await until(lambda: len(one.got) == 8)
     late = call("127.0.0.4")
     await late.ends()  # everybody has said something: no room for one more stranger
-    trunk = [call("127.0.0.3") for _ in range(10)]
-    trunk[9].send(request(to=one.stamp))
-    await until(lambda: len(one.got) == 9)
+    trunk = [call("127.0.0.3") for _ in range(8)]  # one after the other, strangers make room
+    await until(lambda: one.wire.links.counts["evicted"] == 9)
+    for caller in trunk:
+        caller.send(request(to=one.stamp))
+    await until(lambda: len(one.got) == 16)
+    await call("127.0.0.3").ends()  # of all it is bound by this limit only
     assert one.wire.links.accepted == 8
     for caller in callers:
         caller.close()
@@ -520,6 +523,18 @@ async def test_a_fellow_is_told_that_a_connection_it_uses_has_ended(fleet: Fleet
     await until(lambda: two.failed == [hop])
     two.wire.send(b"too late", hop)
     await until(lambda: two.failed == [hop, hop])
+
+
+@with_fleet
+async def test_who_took_a_call_up_is_told_of_its_connection_as_well(fleet: Fleet) -> None:
+    """It has sent on it, and never got anything by it."""
+    one, two = fleet.wire(), fleet.wire()
+    with Caller.to(one.ports["tcp"]) as caller:
+        caller.send(request(to=one.stamp))
+        await until(lambda: one.got)
+        two.wire.send(b"taken up", one.got[0][1])
+        await caller.hears(b"taken up")
+    await until(lambda: two.failed == [one.got[0][1]])
 
 
 @with_fleet

@@ -37,7 +37,7 @@ from flowcatd.control import (
     encode,
     worker_identity,
 )
-from flowcatd.record import SipFigures
+from flowcatd.sip_figures import SipFigures
 from tests.supervisor.board import Board, Peer, short_directory, sockets
 from workers import uplink
 from workers.uplink import Place, Uplink

@@ -9,7 +9,8 @@ import pytest
 
 from flowcatd.control import CallEvent
 from flowcatd.metrics import REFUSALS, Metrics
-from flowcatd.record import Identity, Ledger, MediaFigures, Outcome, Reason, SipFigures
+from flowcatd.record import Identity, Ledger, Outcome, Reason
+from flowcatd.sip_figures import MediaFigures, SipFigures
 from workers.watch import CallWatch
 
 IDENTITY = Identity(call_id="c1", run_id="r1", carrier="raw", agent="echo", worker_slot=3)

@@ -17,7 +17,7 @@ from flowcatd.caller.facts import (
 )
 from flowcatd.caller.report import Report
 from flowcatd.caller.script import Turn
-from flowcatd.record import MediaFigures
+from flowcatd.sip_figures import MediaFigures
 
 AGENT = Line("agent", "Which day?", 300, 1500, complete=True, rejected=False)
 CALLER = Line("caller", "tuesday", 2300, 3100, complete=True, rejected=False)

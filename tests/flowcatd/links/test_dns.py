@@ -55,13 +55,14 @@ async def resolver(
     able: Abilities = ABLE,
     hosts: Path = NO_FILE,
     clock: Callable[[], float] = time.monotonic,
+    patience: Patience | None = None,
 ) -> AsyncIterator[Resolver]:
     """One that asks these servers; a number is a port where nobody may be."""
     ports = [each if isinstance(each, int) else each.port for each in servers]
     made = Resolver(
         able,
         sources=Sources(tuple(("127.0.0.1", port) for port in ports), NO_FILE, hosts),
-        patience=QUICK,
+        patience=patience,
         clock=clock,
         random=lambda: 0.5,
     )
@@ -260,7 +261,7 @@ async def test_another_nameserver_answers_in_place_of_one_that_does_not(first):
 @on_worker_loop
 async def test_a_dns_that_is_silent_costs_a_bounded_time():
     """Whoever asks hears of it within the limit of a walk, and the loop is never held up."""
-    async with nameserver(ZONE) as server, resolver(server) as found:
+    async with nameserver(ZONE) as server, resolver(server, patience=QUICK) as found:
         server.trick = silent
         began = time.monotonic()
         with pytest.raises(LinkTimeout):
@@ -280,8 +281,10 @@ async def test_a_dns_that_is_silent_costs_a_bounded_time():
 async def test_nobody_at_the_nameservers_address_is_no_exception_but_ours():
     """Also over TCP, and also when the network refuses."""
     async with resolver(9) as found:
+        began = time.monotonic()
         with pytest.raises(LinkError):
             await found.find(parse_uri("sip:a.example:5060"))
+        assert time.monotonic() - began < room.TRY_SECONDS
 
 
 @on_worker_loop
@@ -350,7 +353,7 @@ async def test_records_without_end_are_bounded():
 @on_worker_loop
 async def test_too_many_questions_are_refused_and_never_too_many_sockets():
     """A flood of names costs a bounded number of descriptors, and an error."""
-    async with nameserver(ZONE) as server, resolver(server) as found:
+    async with nameserver(ZONE) as server, resolver(server, patience=QUICK) as found:
         server.trick = silent
         before = open_descriptors()
         asking = [
@@ -358,7 +361,7 @@ async def test_too_many_questions_are_refused_and_never_too_many_sockets():
             for n in range(room.ASKING_MAX + 50)
         ]
         await until(lambda: server.asked.total() >= room.AT_ONCE)
-        assert open_descriptors() - before <= room.AT_ONCE + 5
+        assert open_descriptors() - before <= 40
         done = await asyncio.gather(*asking, return_exceptions=True)
         assert {type(each) for each in done} == {LinkRefused, LinkTimeout}
         assert sum(isinstance(each, LinkRefused) for each in done) == 50
@@ -466,7 +469,7 @@ async def test_no_thread_and_no_descriptor_is_left():
     threads = threading.active_count()
     async with nameserver(ZONE) as server:
         before = open_descriptors()
-        async with resolver(server) as found:
+        async with resolver(server, patience=QUICK) as found:
             await found.find(parse_uri("sip:x.example"))
             assert threading.active_count() == threads
             server.trick = silent

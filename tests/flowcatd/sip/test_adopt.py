@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import msgspec
@@ -14,11 +15,15 @@ from flowcatd.sip.adopt import CallSnapshot
 from flowcatd.sip.agent import UserAgent
 from flowcatd.sip.agent_event import CallEnded, Terms
 from flowcatd.sip.body import Digit
-from flowcatd.sip.message import Request
+from flowcatd.sip.message import Request, of_json_text
 from flowcatd.sip.session import Capabilities, Local
+from flowcatd.sip.trouble import SipError
 from tests.flowcatd.sip.pair import Side, World
+from tests.flowcatd.sip.test_agent import STRANGER, words
+from tests.flowcatd.sip.test_invite import Peer
 
 TERMS = Terms(session_seconds=90)
+OFFER = Peer().heard("INVITE")[-1].body.decode()
 INTERVALS = 300.0
 """Three session intervals and more: refreshes have to have worked."""
 
@@ -110,6 +115,21 @@ def test_an_answer_to_the_dead_is_acknowledged(dies):
     assert side.words().count("ACK") > before
     assert world.ends() == []
     assert world.other(side).session.held_by_them == side.session.held_by_us
+
+
+def test_a_name_that_is_no_utf_8_survives_its_process():
+    """A Latin-1 display name and session name: written down, read again, and said as they came."""
+    world = World(terms=TERMS)
+    text = words("INVITE", "Content-Type: application/sdp", body=OFFER.replace("s=-", "s=J\xf6rg-"))
+    data = text.replace("From: ", 'From: "J\xf6rg" ').replace("\r", "").replace("\n", "\r\n")
+    data = re.sub(r"Content-Length: \d+", "X-Length: no", data)
+    world.bob.agent.receive(data.encode("latin-1"), STRANGER, world.now)
+    world.flush()
+    die(world, world.bob)
+    world.bob.do("hang_up", world.bob.calls[-1])
+    assert b'To: "J\xf6rg" <sip:x@198.51.100.9>;tag=x' in bytes(world.third[STRANGER.host][-1])
+    with pytest.raises(SipError):
+        of_json_text("\u20ac")
 
 
 def test_an_answer_that_nobody_asked_for_is_not_acknowledged():
