@@ -11,7 +11,7 @@ redirection (3xx) is followed where the number in it may be called.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -71,9 +71,13 @@ class Wish:
 class Dialling:
     """One worker's calls to others."""
 
-    def __init__(self, telephony: Telephony, resolver: Resolver) -> None:
+    def __init__(
+        self, telephony: Telephony, resolver: Resolver, is_dead: Callable[[str], bool]
+    ) -> None:
+        """`is_dead` tells whether a trunk does not answer."""
         self._telephony = telephony
         self._resolver = resolver
+        self._is_dead = is_dead
         self._targets: dict[CallNumber, tuple[Target, ...]] = {}
 
     # --- placing a call ---------------------------------------------------------------------------
@@ -128,7 +132,7 @@ class Dialling:
         dial = telephony.policy.dial(wish.to, trunk=wish.trunk, caller_id=wish.caller_id, now=now)
         if isinstance(dial, Refused):
             raise DialError(dial.status, dial.reason)
-        if not telephony.registrations.is_alive(dial.trunk.name):
+        if self._is_dead(dial.trunk.name):
             telephony.policy.depart(dial.trunk.name, inbound=False)
             raise DialError(503, "the trunk does not answer")
         return dial

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from flowcatd.call import Call
@@ -20,6 +20,7 @@ from flowcatd.sip import session
 from flowcatd.sip.agent_event import Here
 from flowcatd.sip.dialog import nearest
 from flowcatd.sip.event import Hop
+from flowcatd.sip.resolve import DEFAULT_PORT
 from flowcatd.sip.session import Local
 from flowcatd.sip.uri import Uri
 from flowcatd.transports.dtls import Certificate, Dtls
@@ -35,6 +36,8 @@ from workers.ports import Ports
 if TYPE_CHECKING:
     from workers.sip_wire import SipWire
 
+GONE_MAX: Final = 4096
+"""Connections that are known to be lost; their calls end, or go on elsewhere, before there are as many."""
 FIRST_MEDIA_SECONDS: Final = 30.0
 """From the answer to the first packet: some far ends need ours first."""
 
@@ -66,6 +69,7 @@ class Premises:
     """Told of every INVITE that became no call, by a word of metrics.REFUSALS."""
     wire: SipWire = field(init=False)
     pacer: Pacer = field(init=False)
+    _gone: dict[Hop, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """The pacer hangs on the worker's one timer."""
@@ -83,8 +87,24 @@ class Premises:
         return Here(host, port, contact)
 
     def locate(self, uri: Uri, hop: Hop) -> Hop:
-        """Where requests of a dialog go: to what is known without asking anybody."""
-        return nearest(uri, hop)
+        """Where requests of a dialog go: to what is known without asking anybody.
+
+        That is the connection it was last heard on. When that is gone, or was another process's, it
+        is the Contact, by a new one (RFC 3261 §18.1.1), or its port where a NAT hides the host.
+        """
+        if not hop.is_reliable or (hop.connection and hop not in self._gone):
+            return nearest(uri, hop)
+        heard = Hop("UDP", hop.host, hop.port)
+        host = nearest(replace(uri, parameters={}), heard).host
+        port = uri.port or DEFAULT_PORT[hop.transport]
+        return Hop(hop.transport, host, port, 0, hop.name or uri.host.strip("[]"))
+
+    def lost(self, hop: Hop) -> None:
+        """A connection is gone; those that were lost longest ago are forgotten."""
+        if hop.connection:
+            self._gone[hop] = None
+            if len(self._gone) > GONE_MAX:
+                del self._gone[next(iter(self._gone))]
 
     def local(self, hop: Hop, media: MediaPorts) -> Local:
         """What a description towards this hop says about our media."""

@@ -17,6 +17,7 @@ _TRANSPORTS: Final = {"udp": ("udp",), "tcp": ("tcp",), "tls": ("tls",), "ws": (
 
 def count(sip: SipSide, metrics: Metrics) -> None:
     """Write all of them."""
+    sip.beat()
     counts = sip.wire.counts
     for label, names in _TRANSPORTS.items():
         metrics.total("sip_received", sum(counts[f"{name}_in"] for name in names), label=label)

@@ -73,12 +73,13 @@ class SipSide:
         plan = around.plan
         self._around = around
         self._give: Give = _to_nobody
+        self.counts = plan.trunk_counts.of(plan.seat)
         certificate = dtls.make_certificate() if dtls.available() else None
         self.policy = Policy(
             plan.trunks,
             reveal,
             lambda: secrets.token_bytes(16),
-            plan.trunk_counts.of(plan.seat),
+            self.counts,
             PolicyTerms(codecs=installed_codecs(), has_dtls=certificate is not None),
         )
         self._tell_problems()
@@ -101,7 +102,9 @@ class SipSide:
         self.wire = self._open_wire()
         self.premises.wire = self.telephony.wire = self.wire
         self.resolver = Resolver(self.wire.able)
-        self.dialling = self.telephony.dialling = Dialling(self.telephony, self.resolver)
+        self.dialling = self.telephony.dialling = Dialling(
+            self.telephony, self.resolver, self.counts.is_dead
+        )
         self.registrations = self.telephony.registrations = self._make_registrations()
         self.adoption = Adoption(self.telephony)
 
@@ -172,6 +175,11 @@ class SipSide:
         self.registrations.close()
         await self.resolver.close()
         self.wire.close()
+
+    def beat(self) -> None:
+        """Once a second: all workers know which trunks answer."""
+        for line in self.registrations.lines():
+            self.counts.mark(line.trunk, is_dead=not line.is_alive)
 
     # --- what operators ask -----------------------------------------------------------------------
 

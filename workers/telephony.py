@@ -133,9 +133,11 @@ class Telephony:
     def failed(self, hop: Hop) -> None:
         """Nothing can be sent to this hop any more."""
         now = self.premises.clock.now()
-        if not self.registrations.receive_failure(hop, now):
-            self.agent.receive_failure(hop, now)
-            self.settle()
+        self.premises.lost(hop)
+        # A trunk's connection carries both.
+        self.registrations.receive_failure(hop, now)
+        self.agent.receive_failure(hop, now)
+        self.settle()
 
     def _busy(self) -> Busy | None:
         table = self.premises.table

@@ -6,7 +6,10 @@ wants one more call adds first and looks second (`SeatCounts.add` returns the su
 may both find the trunk full, but never both find room for the last call.
 
     head     how many columns have been used
-    column   a trunk: 8 words of name, then inbound calls of each seat, then outbound calls of each
+    column   a trunk: 8 words of name, 1 that is not 0 while it answers no OPTIONS, then inbound calls of
+             each seat, then outbound calls of each
+
+Whether a trunk lives is written by the one worker that asks it, for all that call over it.
 
 The supervisor alone writes names. A column keeps its trunk when that is removed, since its calls go on;
 it is given to another only when all columns are used and nobody counts in it. A trunk without a column
@@ -54,7 +57,7 @@ def counts_words(seats: int, columns: int = COLUMNS) -> int:
 
 
 def _column_words(seats: int) -> int:
-    return NAME_WORDS + 2 * seats
+    return NAME_WORDS + 1 + 2 * seats
 
 
 def _spell(name: str) -> Spelt:
@@ -115,6 +118,14 @@ class TrunkCounts:
         """Whether this is the column of the trunk with this spelling."""
         return self._name(column) == spelt
 
+    def mark(self, column: int, *, is_dead: bool) -> None:
+        """The trunk answers no OPTIONS, or does again."""
+        self._words[self._names(column) + NAME_WORDS] = int(is_dead)
+
+    def is_dead(self, column: int) -> bool:
+        """Whether it was last found dead."""
+        return bool(self._words[self._names(column) + NAME_WORDS])
+
     def total(self, column: int, *, inbound: bool) -> int:
         """Live calls of all seats."""
         at = self.cell(column, 0, inbound=inbound)
@@ -133,7 +144,7 @@ class TrunkCounts:
         return _HEAD + column * _column_words(self.seats)
 
     def _cells(self, column: int) -> int:
-        return self._names(column) + NAME_WORDS
+        return self._names(column) + NAME_WORDS + 1
 
     def _name(self, column: int) -> Spelt:
         at = self._names(column)
@@ -188,6 +199,17 @@ class SeatCounts:
         column = self._column(trunk)
         shared = 0 if column is None else self._counts.total(column, inbound=inbound)
         return shared + self._own.get((trunk, inbound), 0)
+
+    def mark(self, trunk: str, *, is_dead: bool) -> None:
+        """Tell all workers whether a trunk answers; one without a column is not told of."""
+        column = self._column(trunk)
+        if column is not None:
+            self._counts.mark(column, is_dead=is_dead)
+
+    def is_dead(self, trunk: str) -> bool:
+        """Whether whoever asks the trunk gets no answer."""
+        column = self._column(trunk)
+        return column is not None and self._counts.is_dead(column)
 
     def _count_alone(self, trunk: str, *, inbound: bool, calls: int) -> None:
         if calls:
