@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= conf/flowcatd.toml
 ARGS ?=
 
-.PHONY: help setup run call test interop impair lint bench memory soak clock fuzz
+.PHONY: help setup run call test interop impair lint bench memory soak impairment clock fuzz
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ call:  ## place a spoken test call to the running daemon; say how with ARGS="…
 	@$(PYTHON) .ci/setup.py --then flowcatd call $(ARGS)
 
 test:  ## install what the tests want, then run every check
-	@$(PYTHON) .ci/setup.py --extra espeak
+	@$(PYTHON) .ci/setup.py --extra espeak --group bench
 	@$(PYTHON) .ci/packages.py
 	@$(PYTHON) .ci/test.py
 
@@ -47,6 +47,11 @@ soak:  ## ten thousand short calls, twice; fails when anything of them is left
 	@$(PYTHON) .ci/setup.py
 	@.venv/bin/python -m bench.fleet.soak $(ARGS)
 	@.venv/bin/python -m bench.fleet.soak --kept $(ARGS)
+	@.venv/bin/python -m bench.fleet.soak --sip --kept --calls 5000 $(ARGS)
+
+impairment:  ## eight calls over a bad network for ten minutes, clocks off both ways; shorter with ARGS="--minutes 2"
+	@$(PYTHON) .ci/setup.py
+	@.venv/bin/python -m tests.impair $(ARGS)
 
 clock:  ## calls while the wall clock jumps; libfaketime, which makes it, is not always on time itself
 	@$(PYTHON) .ci/setup.py

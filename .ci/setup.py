@@ -3,7 +3,7 @@
 # and an interpreter too old for it must still be able to read it and say so
 """Make .venv what uv.lock says, once; and then, on request, become the daemon.
 
-    setup.py [--extra NAME]           set up, or do nothing when that was done
+    setup.py [--extra NAME] [--group NAME]   set up, or do nothing when that was done
     setup.py --then PROGRAM [WORD …]  set up, then run .venv/bin/PROGRAM with these words
 
 Only the standard library. uv does the work: the one on PATH, or one that pip puts into .boot, which
@@ -41,23 +41,26 @@ def main() -> int:
         return say_wrong_python()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--extra", action="append", default=[])
+    parser.add_argument("--group", action="append", default=[])
     parser.add_argument("--then", nargs=argparse.REMAINDER, default=[])
     args = parser.parse_args()
     begun = time.monotonic()
     before = read_stamp()
     wanted = {"speech", *args.extra, *([] if has_flite() else ["espeak"])}
-    if before.get("key") != key() or not wanted <= set(before.get("extras", [])):
+    had = set(before.get("extras", [])), set(before.get("groups", []))
+    if before.get("key") != key() or not (wanted <= had[0] and set(args.group) <= had[1]):
         # What another target asked for stays, so that `make run` and `make test` do not take turns.
-        extras = sorted(wanted | set(before.get("extras", [])))
+        extras, groups = sorted(wanted | had[0]), sorted({*args.group} | had[1])
         say("setting up .venv with Python %d.%d.%d" % sys.version_info[:3])
         STAMP.unlink(missing_ok=True)
-        install(extras)
-        STAMP.write_text(json.dumps({"key": key(), "extras": extras}), encoding="utf-8")
+        install(extras, groups)
+        done = {"key": key(), "extras": extras, "groups": groups}
+        STAMP.write_text(json.dumps(done), encoding="utf-8")
         say(f"set up in {time.monotonic() - begun:.0f} s")
     return run(args.then) if args.then else 0
 
 
-def install(extras: "list[str]") -> None:
+def install(extras: "list[str]", groups: "list[str]") -> None:
     """Fill .venv, by the first way that there is; ends the program when it fails."""
     tried = False
     for find_uv in (uv_on_path, uv_in_boot):
@@ -65,7 +68,7 @@ def install(extras: "list[str]") -> None:
         if uv is None:
             continue
         tried = True
-        if sync(uv, extras):
+        if sync(uv, extras, groups):
             return
         say(f"{uv} could not do it")
     if tried:
@@ -73,13 +76,14 @@ def install(extras: "list[str]") -> None:
     say(
         "uv cannot be had; trying venv and pip, with the newest versions instead of the locked ones"
     )
-    install_by_pip(extras)
+    install_by_pip(extras, groups)
 
 
-def sync(uv: str, extras: "list[str]") -> bool:
+def sync(uv: str, extras: "list[str]", groups: "list[str]") -> bool:
     """Whether uv brought .venv to what the lock says."""
     words = [uv, "sync", "--locked", "--inexact", "--project", str(ROOT)]
     words += [word for extra in extras for word in ("--extra", extra)]
+    words += [word for group in groups for word in ("--group", group)]
     if not sys.stderr.isatty():
         words.append("--quiet")
     environ = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
@@ -103,12 +107,13 @@ def uv_in_boot() -> "str | None":
     return str(uv) if uv.exists() else None
 
 
-def install_by_pip(extras: "list[str]") -> None:
+def install_by_pip(extras: "list[str]", groups: "list[str]") -> None:
     """The way without uv; ends the program when it fails."""
     import tomllib
 
     with (ROOT / "pyproject.toml").open("rb") as file:
-        tools = tomllib.load(file)["dependency-groups"]["dev"]
+        known = tomllib.load(file)["dependency-groups"]
+    tools = [tool for group in ("dev", *groups) for tool in known[group]]
     if not succeeds([own_python(), "-m", "venv", "--clear", str(VENV)]):
         sys.exit("setup: this Python has neither uv, pip nor venv; install one of them")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet"]

@@ -44,6 +44,8 @@ ctrl_tcp_listen 127.0.0.1:{control}
 snd_path {place}
 {more}
 """
+TONE_SECONDS = 60.0
+"""At the end of the file baresip would hang up."""
 LOADED = ("g711", "g722", "opus", "aufile", "sndfile", "srtp", "dtls_srtp")
 
 
@@ -147,9 +149,9 @@ async def baresip(
     answers: bool = True,
     host: str = "127.0.0.1",
     more: str = "",
-    tone_seconds: float = 60.0,
+    tone_hz: float = 440.0,
 ) -> AsyncIterator[Baresip]:
-    """A telephone that plays 440 Hz; `account` are parameters of its account, `more` lines of its config."""
+    """A telephone that plays a tone, silence at 0 Hz; `account` adds to its account, `more` to its config."""
     made(place)
     bare = host.strip("[]")
     port, control, rtp = free_ports(2, bare), free_ports(), free_ports(60, bare)
@@ -160,7 +162,7 @@ async def baresip(
         control=control,
         rtp=rtp,
         rtp_high=rtp + 59,
-        tone=write_tone(place / "tone.wav", tone_seconds),
+        tone=write_tone(place / "tone.wav", TONE_SECONDS, tone_hz),
         alert=place / "no_alert.wav",
         modules=MODULES,
         loaded="\n".join(f"module {name}.so" for name in LOADED if has(name)),

@@ -57,6 +57,11 @@ def free_ports(count: int = 1, host: str = "127.0.0.1") -> int:
     raise AssertionError("no free ports")
 
 
+def has_ipv6() -> bool:
+    """Whether ::1 can be bound here."""
+    return _is_free("::1", 0)
+
+
 def made(place: Path) -> Path:
     """The folder, which is there now."""
     place.mkdir(parents=True, exist_ok=True)

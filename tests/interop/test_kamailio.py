@@ -74,7 +74,7 @@ def at(port: int, user: str) -> str:
 
 
 async def test_calls_go_both_ways_through_a_proxy_that_stays_in_the_route(tmp_path: Path) -> None:
-    """Both register with digest; the phone calls us and we call the phone, each hung up once by each."""
+    """Both register with digest; the phone calls us, we call the phone, and it hangs up each."""
     port = free_ports()
     async with (
         kamailio(tmp_path / "kamailio", port) as proxy,
@@ -146,6 +146,7 @@ async def test_pyvoip_calls_us_hears_itself_and_hangs_up(tmp_path: Path) -> None
 
 
 @has_pyvoip
+@pytest.mark.long
 async def test_we_call_pyvoip_and_hang_up(tmp_path: Path) -> None:
     """It answers, hears itself, and sees our BYE when the daemon is told to end its calls."""
     port = free_ports()

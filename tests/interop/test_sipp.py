@@ -187,7 +187,7 @@ SCENARIOS = {
         expect(488),
         ack_refused(1),
     ),
-    "a session timer that is asked for is granted, and refreshed by us": (
+    "a session timer that is asked for is granted, and the refresh of the caller is taken": (
         invite(sdp(), "Supported: timer", "Session-Expires: 90;refresher=uac"),
         ringing(),
         expect(200, action=must_match("90;refresher=uac", "Session-Expires"), begins=True),
