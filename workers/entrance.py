@@ -221,21 +221,3 @@ def _http_log() -> logging.Logger:
     logger.setLevel(logging.ERROR)
     logger.handlers = [_Told()]
     return logger
-
-
-class _Told(logging.Handler):
-    """aiohttp's own boundary, in our words: what a handler raised ends its request and no other."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line; the traceback without values (flowcatd/log.py)."""
-        error = record.exc_info[1] if record.exc_info else None
-        log.error("loop.raised", what="an HTTP request failed", exc_info=error)
-
-
-def _http_log() -> logging.Logger:
-    """The logger aiohttp's server writes to; only what is wrong, and nowhere else."""
-    logger = logging.getLogger("flowcatd.http")
-    logger.propagate = False
-    logger.setLevel(logging.ERROR)
-    logger.handlers = [_Told()]
-    return logger

@@ -1,7 +1,7 @@
 """Orphans: calls whose worker died and that nobody took up are closed in their records.
 
-Every worker looks, when it starts and every EVERY_SECONDS: a killed worker's slot may never come
-back. What it finds may still be on its way home, so it waits calls.resume_seconds, and then
+Every worker looks, when it starts, when a fellow is gone, and every EVERY_SECONDS: a killed worker's slot
+may never come back. What it finds may still be on its way home, so it waits calls.resume_seconds, and then
 claims each call by a rename, which one worker wins (`links/journal.py`). The winner writes what the
 journal knows: the figures, the words and the variables up to the last turn, with `worker_lost`. The
 call's end is the moment of that last turn, since nothing later is known.
@@ -14,7 +14,7 @@ named once in the log, and its call's record says what the file's name knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flowcatd.journal import Journal, parse_name, unreadable
@@ -25,6 +25,7 @@ from flowcatd.options import Options
 from flowcatd.processors.transcript import render_json
 from flowcatd.record import CallRecord, Ledger, Outcome, Reason, render
 from workers.clock import WorkerClock
+from workers.load import Load
 from workers.parts import entries_of, tell_unkept
 from workers.wiring import Store, Unwatched, Watch
 
@@ -32,6 +33,7 @@ log = get_logger()
 
 EVERY_SECONDS = 60.0
 """From one look to the next."""
+SECOND = 1.0
 
 LOST = Outcome(reason=Reason.WORKER_LOST, error="its worker died, and nobody came back for it")
 
@@ -54,6 +56,8 @@ class Orphans:
         self._journals: Journals | None = store.journals
         self._watch = watch or Unwatched()
         self._task: asyncio.Task[None] | None = None
+        self.loads: Iterable[Load] = ()
+        """Who is there; looked at every second."""
         self.part: Callable[[Journal], None] = _nothing
         """Ends what the call still has outside, given its journal: a BYE in its dialog."""
 
@@ -76,7 +80,20 @@ class Orphans:
                 await self._pause(self._options.calls.resume_seconds)
             for path in found:
                 await self._close(journals, path)
-            await self._pause(EVERY_SECONDS)
+            await self._until_next_look()
+
+    async def _until_next_look(self) -> None:
+        """EVERY_SECONDS, or until a fellow is gone."""
+        until, were = self._clock.now() + EVERY_SECONDS, self._fellows()
+        while self._clock.now() < until:
+            await self._pause(SECOND)
+            are = self._fellows()
+            if were - are:
+                return
+            were = are
+
+    def _fellows(self) -> frozenset[tuple[int, int]]:
+        return frozenset((load.seat, load.since_us) for load in self.loads)
 
     async def _pause(self, seconds: float) -> None:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

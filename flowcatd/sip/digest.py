@@ -321,8 +321,10 @@ class _Counts:
 class Gate:
     """Challenges requests and judges their credentials.
 
-    `key` signs nonces: of one worker's own, or nonces would be replayed at its neighbours. `random`
-    gives eight unguessable bytes. `password_of` gives the password of a user of the realm, or None.
+    `key` signs nonces: of one worker's own, or nonces would be replayed at its neighbours. A nonce is
+    signed for one Call-ID, whose requests all come to one worker: else what one worker refused as
+    another's would still be good there, with another Call-ID. `random` gives eight unguessable bytes.
+    `password_of` gives the password of a user of the realm, or None.
     """
 
     def __init__(
@@ -336,13 +338,14 @@ class Gate:
         self._key = key
         self._random = random
         self._password_of = password_of
-        self._used: OrderedDict[str, _Counts] = OrderedDict()
+        self._used: OrderedDict[str, tuple[int, _Counts]] = OrderedDict()
+        """Nonce to when it was made, in ms, and the counts used."""
         self._forgotten_ms = -1
         """Nonces made then or before are stale unless they are remembered."""
 
     def challenge(self, response: Response, now: float, *, stale: bool = False) -> None:
         """Writes the challenges into a 401 or 407."""
-        nonce = self._mint(now)
+        nonce = self._mint(now, response.call_id)
         values = []
         for algorithm in self.terms.algorithms:
             said = {"realm": self.terms.realm, "nonce": nonce, "algorithm": algorithm}
@@ -373,9 +376,9 @@ class Gate:
         allowed = qop in self.terms.qops or (self.terms.legacy and not qop)
         if algorithm not in self.terms.algorithms or not allowed:
             return Verdict(Judgement.WRONG, user)
-        made = self._made_at_ms(nonce)
+        made = self._made_at_ms(nonce, request.call_id)
         if made is None:
-            # Of an earlier life, another worker, or nobody: a fresh one settles which.
+            # Of an earlier life, another worker or call, or nobody: a fresh one settles which.
             return Verdict(Judgement.STALE, user)
         count = _parse_count(said, qop)
         password = self._password_of(user)
@@ -402,21 +405,23 @@ class Gate:
 
     # --- nonces
 
-    def _mint(self, now: float) -> str:
+    def _mint(self, now: float, call_id: str) -> str:
         plain = round(now * 1000).to_bytes(8, "big") + self._random()[:8].ljust(8, b"\0")
-        return urlsafe_b64encode(plain + self._sign(plain)).decode("ascii").rstrip("=")
+        return urlsafe_b64encode(plain + self._sign(plain, call_id)).decode("ascii").rstrip("=")
 
-    def _sign(self, plain: bytes) -> bytes:
-        realm = self.terms.realm.encode("utf-8", "surrogateescape")
-        return hmac.new(self._key, plain + realm, "sha256").digest()[:16]
+    def _sign(self, plain: bytes, call_id: str) -> bytes:
+        scope = f"{self.terms.realm}\0{call_id}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key, plain + scope, "sha256").digest()[:16]
 
-    def _made_at_ms(self, nonce: str) -> int | None:
-        """When one of ours was made, or None for any other text."""
+    def _made_at_ms(self, nonce: str, call_id: str) -> int | None:
+        """When one of ours was made for this call, or None for any other text."""
         try:
             raw = urlsafe_b64decode(nonce.encode("ascii") + b"==")
         except (UnicodeEncodeError, Base64Error):
             return None
-        if len(raw) != _NONCE_BYTES or not hmac.compare_digest(raw[16:], self._sign(raw[:16])):
+        if len(raw) != _NONCE_BYTES:
+            return None
+        if not hmac.compare_digest(raw[16:], self._sign(raw[:16], call_id)):
             return None
         # Base64 has several texts for the same bytes: only the one that was given out is ours.
         if urlsafe_b64encode(raw).decode("ascii").rstrip("=") != nonce:
@@ -427,18 +432,18 @@ class Gate:
         """Marks a nonce and count as used; false when that is not allowed any more."""
         if now - made_ms / 1000 > self.terms.nonce_seconds:
             return False
-        counts = self._used.get(nonce)
-        if counts is None:
+        known = self._used.get(nonce)
+        if known is None:
             if made_ms <= self._forgotten_ms:
                 return False
-            counts = self._used[nonce] = _Counts()
+            known = self._used[nonce] = made_ms, _Counts()
             self._forget_oldest()
-        return counts.use(count)
+        return known[1].use(count)
 
     def _forget_oldest(self) -> None:
         while len(self._used) > self.terms.nonces_max:
-            nonce, _ = self._used.popitem(last=False)
-            self._forgotten_ms = max(self._forgotten_ms, self._made_at_ms(nonce) or 0)
+            _, (made_ms, _) = self._used.popitem(last=False)
+            self._forgotten_ms = max(self._forgotten_ms, made_ms)
 
 
 def _parse_count(said: dict[str, str], qop: str) -> int:

@@ -52,6 +52,8 @@ LEAD_MS: Final = 120
 """What waits here can be cleared to the last frame, so lead only has to cover a stall of the loop."""
 KEEP_UP_TICKS: Final = 25
 """Half a second between two looks at the clock."""
+EARLY_KEYS: Final = 32
+"""Pressed before anybody hears them: an INFO may come in one turn of the loop with the ACK."""
 GIVE_UP_EARLY: Final = 0.01
 """Seconds before the call's own deadline, which knows nothing of ringing."""
 CALL_ID_MAX: Final = 128
@@ -79,6 +81,7 @@ class SipLeg:
         self._wire: RtpWire | None = None
         self._session: Session | None = None
         self._keys = Keys()
+        self._early = ""
         self._mouth = Mouth(self._mark_played)
         self._ear: Ear | None = None
         self._rate_hz = 0
@@ -128,8 +131,8 @@ class SipLeg:
 
     def pressed(self, digit: Digit) -> None:
         """A key by INFO."""
-        if self._call is not None:
-            self._press(self._keys.informed(digit.key, self._call.now()))
+        now = self._call.now() if self._call is not None else 0.0
+        self._press(self._keys.informed(digit.key, now))
 
     def learn(self, *, takes_info: bool) -> None:
         """What the far end said that it can do."""
@@ -384,6 +387,8 @@ class SipLeg:
         self._note()
         if self._is_held:
             self._deliver(Hold(held=True))
+        early, self._early = self._early, ""
+        self._press(early)
 
     def _bridge(self, session: Session) -> None:
         """The codec may have another rate than the chain, and tones may be keys."""
@@ -414,6 +419,9 @@ class SipLeg:
             self._deliver(Hold(held=held))
 
     def _press(self, keys: str) -> None:
+        if self._feed is None and self._outcome is None:
+            self._early = (self._early + keys)[:EARLY_KEYS]
+            return
         for key in keys:
             self._deliver(InputDtmf(key))
 

@@ -15,7 +15,7 @@ import struct
 import time
 import tomllib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -23,7 +23,7 @@ import pytest
 
 from flowcatd.sip.digest import Answerer, Secret
 from tests.scenarios.daemon import until
-from tests.scenarios.sip_phone import Manner, Talk, bound, sip_phone
+from tests.scenarios.sip_phone import Manner, SipPhone, Talk, bound, sip_phone
 from tests.scenarios.test_12_sip import until_heard
 from tests.scenarios.test_13_sip_fleet import (
     Fleet,
@@ -74,10 +74,8 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         """To the daemon; what the kernel does not take is lost, as on any network."""
-        try:
+        with suppress(BlockingIOError):
             self.socket.sendto(data, ("127.0.0.1", self.place.port))
-        except BlockingIOError:
-            pass
 
     def request(self, method: str, call: str, *, to: str = "", cseq: int = 1, **more: str) -> bytes:
         """One request; `more` are `tag`, `branch`, `number` (of the CSeq's method), `body`."""
@@ -266,35 +264,84 @@ async def test_a_bye_with_a_wrong_tag_ends_nobodys_call(tmp_path: Path) -> None:
         await parted(phone, victim)
 
 
-async def test_credentials_that_were_used_let_nobody_in(tmp_path: Path) -> None:
-    """Digest lets the right one in, on both workers; replayed, or with a wrong password, it does not."""
+def guarded(tmp_path: Path) -> str:
+    """A trunk file that wants a password."""
     password = tmp_path / "password"
     password.write_text("opensesame")
-    guarded = DIGEST.format(password=password)
+    return DIGEST.format(password=password)
+
+
+def authorized(phone: SipPhone, status: str) -> list[bytes]:
+    """The INVITEs with credentials that were answered so."""
+    return [
+        each
+        for each in phone.sent
+        if each.startswith(b"INVITE")
+        and re.search(rb"(?i)\nauthorization:", each)
+        and answer_to(phone, each) == status
+    ]
+
+
+async def test_credentials_that_let_somebody_in_do_so_once(tmp_path: Path) -> None:
+    """Digest lets the right one in, on both workers; replayed, or with a wrong password, it does not."""
     right = Manner(host="127.0.0.3", answerer=answerer("opensesame"))
     wrong = Manner(host="127.0.0.3", answerer=answerer("guessed"))
-    async with fleet(tmp_path, guarded=guarded) as place, bystander(place):
-        async with sip_phone(right) as phone, sip_phone(wrong) as burglar:
-            talks = [await phone.call(place.uri()) for _ in range(6)]
-            assert [talk.ended for talk in talks] == [None] * 6
-            await until_calls(place, 7)
-            refused = await burglar.call(place.uri())
-            assert refused.ended is not None
-            assert refused.ended.status in {401, 403}
-            asked = [each for each in phone.sent if b"\nauthorization:" in each.lower()]
-            assert len(asked) >= 6
-            with wire(place, "127.0.0.3") as thief:
-                for number, each in enumerate(x for x in asked if x.startswith(b"INVITE")):
-                    call = f"replayed-{number}"
-                    stolen = re.sub(rb"(?i)(\ncall-id: *)[^\r]+", rb"\1" + call.encode(), each)
-                    stolen = re.sub(rb"branch=[^;\r]+", f"branch={branch()}".encode(), stolen)
-                    stolen = re.sub(
-                        rb"127\.0\.0\.3:\d+;", f"127.0.0.3:{thief.port};".encode(), stolen, count=1
-                    )
-                    thief.send(stolen)
+    async with (
+        fleet(tmp_path, guarded=guarded(tmp_path)) as place,
+        bystander(place),
+        sip_phone(right) as phone,
+        sip_phone(wrong) as burglar,
+    ):
+        talks = [await phone.call(place.uri()) for _ in range(6)]
+        assert [talk.ended for talk in talks] == [None] * 6
+        refused = await burglar.call(place.uri())
+        assert refused.ended is not None
+        assert refused.ended.status == 403
+        used = authorized(phone, "200")
+        assert len(used) == 6
+        with wire(place, "127.0.0.3") as thief:
+            for number, each in enumerate(used):
+                for call in (f"replayed-{number}-{turn}" for turn in range(4)):
+                    thief.send(forged(each, call, thief.port))
                     assert (await thief.answer("INVITE", call))[8:11] == b"401"
-            await until_calls(place, 7)
-            await parted(phone, *talks)
+        await until_calls(place, 7)
+        await parted(phone, *talks)
+
+
+async def test_credentials_that_were_refused_as_stale_let_nobody_in_either(tmp_path: Path) -> None:
+    """Whoever overheard an INVITE that came to the other worker cannot call by it."""
+    right = Manner(host="127.0.0.3", answerer=answerer("opensesame"))
+    async with (
+        fleet(tmp_path, guarded=guarded(tmp_path)) as place,
+        sip_phone(right) as phone,
+    ):
+        for _ in range(12):
+            await parted(phone, await phone.call(place.uri()))
+        stale = authorized(phone, "401")
+        assert stale, "all calls came to one worker"
+        with wire(place, "127.0.0.3") as thief:
+            for number, each in enumerate(stale):
+                for call in (f"replayed-{number}-{turn}" for turn in range(8)):
+                    thief.send(forged(each, call, thief.port))
+                    assert (await thief.answer("INVITE", call))[8:11] == b"401"
+
+
+def answer_to(phone: SipPhone, request: bytes) -> str:
+    """The status of the final answer the phone got to this request."""
+    found = re.search(rb"branch=([^;\r]+)", request)
+    assert found is not None
+    return next(
+        each[8:11].decode()
+        for each in phone.received
+        if each.startswith(b"SIP/2.0 ") and each[8:9] != b"1" and found[1] in each
+    )
+
+
+def forged(request: bytes, call: str, port: int) -> bytes:
+    """The same credentials in another call, whose answers come to this port."""
+    data = re.sub(rb"(?i)(\ncall-id: *)[^\r]+", rb"\1" + call.encode(), request)
+    data = re.sub(rb"branch=[^;\r]+", f"branch={branch()}".encode(), data)
+    return re.sub(rb"(127\.0\.0\.3:)\d+;", rf"\g<1>{port};".encode(), data, count=1)
 
 
 def answerer(password: str) -> Answerer:

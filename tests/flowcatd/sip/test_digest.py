@@ -298,11 +298,22 @@ def test_a_changed_body_is_noticed_by_auth_int():
     assert door.gate.judge(asked, 0.0).judgement is Judgement.WRONG
 
 
+def test_a_nonce_is_good_for_one_call_only():
+    """Credentials that were overheard, and were never used here, let no other call in."""
+    door = Door()
+    first = door.ask()
+    door.client.accept(first, door.refuse(first))
+    asked = door.ask()
+    asked.call_id = "another@example.com"
+    assert door.gate.judge(asked, 0.0).judgement is Judgement.STALE
+    assert door.gate.judge(door.ask(), 0.0).judgement is Judgement.PASSED
+
+
 def test_the_next_nonce_is_taken_from_a_success():
     """RFC 7616 §3.5: no challenge is needed then."""
     door = Door()
     door.enter()
-    fresh = door.gate._mint(1.0)
+    fresh = door.gate._mint(1.0, door.ask().call_id)
     answer = build_response(door.ask(), 200)
     answer.put("Authentication-Info", f'nextnonce="{fresh}"')
     door.client.learn(answer)
