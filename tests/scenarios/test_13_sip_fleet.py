@@ -426,7 +426,6 @@ async def until_state(place: Fleet, name: str, state: str) -> None:
     )
 
 
-@pytest.mark.skipif("FLOWCATD_SLOW" not in os.environ, reason="waits for a minute")
 async def test_a_call_whose_slot_does_not_come_back_is_hung_up_by_somebody(tmp_path: Path) -> None:
     """Its worker was scaled away and dies: BYE with a reason, a record; within resume_seconds and a few more."""
     async with fleet(tmp_path, "calls.resume_seconds=1") as place, sip_phone() as phone:
