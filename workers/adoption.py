@@ -15,12 +15,13 @@ that no agent is in. The same becomes of calls whose slot does not come back (`p
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from flowcatd.errors import FlowcatdError
-from flowcatd.journal import NOTHING, Journal
+from flowcatd.journal import NOTHING, Journal, may_resume
 from flowcatd.links.journal import Found
 from flowcatd.log import get_logger
 from flowcatd.sip.adopt import CallSnapshot
@@ -88,14 +89,20 @@ class Adoption:
 
     def media(self, found: list[Found]) -> None:
         """Go on with the lines of these calls; each is silent for now."""
+        patience = self._telephony.premises.options.calls.resume_seconds
         for each in found:
-            kept = read_kept(each.journal)
-            if kept is None:
+            kept, identity = read_kept(each.journal), each.journal.identity
+            # Of what is older than that nobody knows who has its address by now.
+            if kept is None or not may_resume(each.journal, identity, datetime.now(UTC), patience):
                 continue
             try:
+                self._telephony.premises.agent(identity.agent)
                 self._waiting.append((self._take_up(kept), each))
             except FlowcatdError as error:
-                log.warning("call.unadopted", call=each.journal.identity.call_id, why=str(error))
+                log.warning("call.unadopted", call=identity.call_id, why=str(error))
+                self.part(each.journal)
+            except Exception:  # the call's boundary: one journal shall not stop the slot
+                log.exception("call.failed", call=identity.call_id)
                 self.part(each.journal)
         self._telephony.settle()
 
@@ -131,6 +138,9 @@ class Adoption:
             )
         except FlowcatdError:
             return
+        except Exception:  # as above: who cares for orphans goes on
+            log.exception("call.failed", call=journal.identity.call_id)
+            return
         telephony.agent.hang_up(number, now, NO_AGENT)
         telephony.settle()
 
@@ -145,18 +155,23 @@ class Adoption:
         try:
             local = premises.local(hop, media)
             number = agent.restore(kept.call, capabilities, local, now, policy.answerer(kept.trunk))
-            negotiation = agent.negotiation(number)
-            session = negotiation.session if negotiation is not None else None
-            held = telephony.hold(number, hop, Counted(kept.trunk, kept.inbound), media)
-            policy.take_up(kept.trunk, inbound=kept.inbound)
-            assert session is not None, "only what is agreed is kept"
-            held.session = session
+        except Exception:
+            media.give_back()
+            raise
+        # From here on its end gives everything back.
+        held = telephony.hold(number, hop, Counted(kept.trunk, kept.inbound), media)
+        policy.take_up(kept.trunk, inbound=kept.inbound)
+        negotiation = agent.negotiation(number)
+        session = negotiation.session if negotiation is not None else None
+        assert session is not None, "only what is agreed is kept"
+        held.session = session
+        try:
             held.leg = SipLeg.taken_up(
                 kept.leg, HeldLine(telephony, held), premises.ends(media), session, now
             )
-        except FlowcatdError:
-            media.give_back()
-            raise
+        except Exception:  # what made it impossible is told; the line ends, and nobody is in it
+            log.exception("call.failed", call="")
+            agent.hang_up(number, now, NO_AGENT)
         return held
 
     def _capabilities(self, trunk: str) -> Capabilities:

@@ -11,11 +11,13 @@ redirection (3xx) is followed where the number in it may be called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from flowcatd.errors import CapacityError, FlowcatdError, LinkError, LocalError
+from flowcatd.errors import FlowcatdError, LinkError, LocalError
 from flowcatd.log import get_logger
 from flowcatd.sip.agent_event import (
     CallEnded,
@@ -90,7 +92,7 @@ class Dialling:
             raise DialError(404, "no such agent")
         dial = self._dial(wish)
         counted = Counted(dial.trunk.name, inbound=False)
-        try:
+        with self._lent(counted):
             targets = await self._find(dial)
             key = ("dial", premises.token())
             if not premises.table.promise(key):
@@ -100,9 +102,6 @@ class Dialling:
             except FlowcatdError:
                 premises.table.release(key)
                 raise
-        except FlowcatdError:
-            telephony.policy.depart(counted.trunk, inbound=False)
-            raise
         facts = Facts(
             sip_call_id=telephony.agent.call_id(held.number),
             trunk=counted.trunk,
@@ -125,6 +124,17 @@ class Dialling:
         if isinstance(found, Refused):
             raise LocalError(f"no transfer: {found.reason}")
         return found
+
+    @contextmanager
+    def _lent(self, counted: Counted) -> Iterator[None]:
+        """Give the quota back unless the block comes to its end; it may be cancelled, too."""
+        is_taken = False
+        try:
+            yield
+            is_taken = True
+        finally:
+            if not is_taken:
+                self._telephony.policy.depart(counted.trunk, inbound=counted.inbound)
 
     def _dial(self, wish: Wish) -> Dial:
         telephony = self._telephony
@@ -177,6 +187,7 @@ class Dialling:
         """Somebody answered; one that was asked for by REFER takes the conversation over."""
         for target in self._targets.pop(held.number, ())[:1]:
             self._resolver.praise(target)
+        held.answered()
         if held.referrer is None:
             return
         telephony = self._telephony
@@ -195,13 +206,18 @@ class Dialling:
         targets = self._targets.pop(held.number, ())
         if not event.by_peer and event.status in {408, 503} and targets:
             self._resolver.shun(targets[0])
+        agent, now = self._telephony.agent, self._telephony.premises.clock.now()
+        for newer in held.wanted:
+            if newer.leg is None:  # nobody is left whom it could be connected with
+                agent.hang_up(newer.number, now)
         if held.referrer is None or held.leg is not None:
             return
         number, reference = held.referrer
-        if self._telephony.find(number) is not None:
-            now = self._telephony.premises.clock.now()
+        older = self._telephony.find(number)
+        if older is not None and not older.is_ended:
+            older.wanted.remove(held)
             status = event.status if event.status >= 300 else 487
-            self._telephony.agent.report_refer(number, reference, status, now)
+            agent.report_refer(number, reference, status, now)
 
     def redirected(self, held: Held, event: Redirected) -> None:
         """Follow the first place whose number may be called."""
@@ -250,7 +266,7 @@ class Dialling:
 
     async def _refer(self, held: Held, event: Referred) -> None:
         telephony = self._telephony
-        policy, agent = telephony.policy, telephony.agent
+        agent = telephony.agent
         now = telephony.premises.clock.now
         trunk = held.counted.trunk
         wish = Wish(to=event.target.user, trunk=trunk)
@@ -261,20 +277,34 @@ class Dialling:
             log.info("call.refused", why=f"a transfer: {error}", status=603)
             self._answer_refer(held, event.reference, 603)
             return
-        self._answer_refer(held, event.reference, 202)
         fields = [("Referred-By", event.referred_by)] if event.referred_by else []
         if event.replaces is not None:
             fields.append(("Replaces", str(event.replaces)))
         try:
-            targets = await self._find(dial)
-            newer = self._invite(replace(dial, fields=(*dial.fields, *fields)), targets, counted)
-        except (FlowcatdError, CapacityError):
-            policy.depart(trunk, inbound=False)
-            if telephony.find(held.number) is not None:
+            with self._lent(counted):
+                agent.answer_refer(held.number, event.reference, 202, now())
+                telephony.settle()
+                targets = await self._find(dial)
+                if held.is_ended:
+                    raise LocalError("they hung up meanwhile")
+                newer = self._invite(
+                    replace(dial, fields=(*dial.fields, *fields)), targets, counted
+                )
+        except FlowcatdError:
+            if not held.is_ended:
                 agent.report_refer(held.number, event.reference, 503, now())
             telephony.settle()
             return
         newer.referrer = (held.number, event.reference)
+        held.wanted.append(newer)
+        clock, calls = telephony.premises.clock, telephony.premises.options.calls
+        newer.ringing = clock.wake(now() + calls.ring_seconds, partial(self._unanswered, newer))
+        telephony.settle()
+
+    def _unanswered(self, held: Held) -> None:
+        """It rang for as long as it may."""
+        telephony = self._telephony
+        telephony.agent.hang_up(held.number, telephony.premises.clock.now())
         telephony.settle()
 
     def _answer_refer(self, held: Held, reference: int, status: int) -> None:

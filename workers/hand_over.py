@@ -160,11 +160,6 @@ class HandOver:
         if fellow is None or not fellow.give(connection, passed):
             self._return(seat, connection, passed)
 
-    def give_datagram(self, seat: int, data: bytes, source: Source) -> bool:
-        """Whether the datagram is on its way; false means that this seat cannot be reached now."""
-        fellow = self._fellow(seat)
-        return fellow is not None and fellow.send(encode(Datagram(VERSION, source, data)))
-
     def give_sip(self, seat: int, message: SipMessage | SipGone) -> bool:
         """Whether it is on its way; false means that this seat cannot be reached now."""
         fellow = self._fellow(seat)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flowcatd.sip.agent_event import CallNumber
 from flowcatd.sip.event import Hop
@@ -22,6 +23,9 @@ from flowcatd.sip.session import Session
 from flowcatd.transports.sip_leg import SipLeg
 from workers.parts import Parts
 from workers.ports import PortPair, Ports
+
+if TYPE_CHECKING:
+    from flowcatd.wake import Wake
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,19 @@ class MediaPorts:
 
 
 @dataclass(slots=True)
+class PortsRemain:
+    """The ports of one conversation, for whoever asks after its end (`workers/leftovers.py`)."""
+
+    media: list[MediaPorts]
+    name: str = "media ports"
+
+    def is_released(self) -> bool:
+        """Whether all of them are closed."""
+        pairs = (each.pair for each in self.media)
+        return all(pair.rtp.fileno() < 0 and pair.rtcp.fileno() < 0 for pair in pairs)
+
+
+@dataclass(slots=True, eq=False)
 class Held:
     """One call of the user agent."""
 
@@ -64,11 +81,28 @@ class Held:
     """What was agreed last; kept for whoever takes a leg over."""
     referrer: tuple[CallNumber, int] | None = None
     """The call that asked for this one by REFER, and under which reference."""
+    wanted: list[Held] = field(default_factory=list)
+    """The calls that this one asked for; whoever has no leg yet rings for its sake only."""
+    ringing: Wake | None = None
+    """How long such a call may ring."""
+    remain: PortsRemain = field(init=False)
+    """Shared with the calls that its conversation went on over."""
     is_ended: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        """Its own ports are the first ones."""
+        self.remain = PortsRemain([self.media])
+
+    def answered(self) -> None:
+        """It rings no longer."""
+        if self.ringing is not None:
+            self.ringing.cancel()
+            self.ringing = None
+
     def end(self) -> None:
         """The user agent says that it has ended."""
+        self.answered()
         if not self.is_ended:
             self.is_ended = True
             self.uncount(self.counted)

@@ -150,6 +150,7 @@ class _Worker:
         ending.callback(uplink.close)
         watch = CallWatch(plan.slot, household.metrics, uplink.publish, household.defers)
         orphans = Orphans(options, self._clock, store, watch)
+        orphans.loads = plan.load
         if self._sip is not None:
             orphans.part = self._sip.part
         orphans.begin()
@@ -183,7 +184,7 @@ class _Worker:
                 clock=self._clock,
                 table=self._table,
                 agents=self._plan.agents,
-                ended=lambda call: household.ended(call, None),
+                ended=household.ended,
                 answered_after=partial(metrics.observe, "answer_delay_seconds"),
             )
         )

@@ -79,7 +79,8 @@ class Ports:
 
     def take_again(self, port: int) -> PortPair:
         """The pair of a call that had it before; CapacityError when somebody else has it now."""
-        pair = None if port in self._taken else self._bind(port)
+        is_port = 0 < port < 65_535 and port not in self._taken
+        pair = self._bind(port) if is_port else None
         if pair is None:
             raise CapacityError(f"media port {port} is not free", self._retry_after)
         self._taken.add(port)

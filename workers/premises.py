@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from flowcatd.call import Call
+from flowcatd.errors import LocalError
 from flowcatd.options import Options
 from flowcatd.rtp.watchdog import Patience
 from flowcatd.sip import session
@@ -30,6 +31,7 @@ from workers.agents import Agent
 from workers.calls import CallTable
 from workers.clock import WorkerClock
 from workers.held import MediaPorts
+from workers.leftovers import Remain
 from workers.load import Load
 from workers.ports import Ports
 
@@ -60,7 +62,8 @@ class Premises:
     agents: Mapping[str, Agent]
     ports: Mapping[bool, Ports]
     """By whether the call is over IPv6."""
-    ended: Callable[[Call], None]
+    ended: Callable[[Call, Remain], None]
+    """Told of every call that is over, with what was its ports."""
     answered_after: Callable[[float], None]
     """Told how many seconds an INVITE took to be answered."""
     certificate: Certificate | None = None
@@ -122,7 +125,16 @@ class Premises:
         return MediaPorts(ports, ports.take_again(port))
 
     def _ports_for(self, hop: Hop) -> Ports:
-        return self.ports.get(":" in hop.host) or next(iter(self.ports.values()))
+        # Not `or`: ports of which none is taken are false.
+        found = self.ports.get(":" in hop.host)
+        return next(iter(self.ports.values())) if found is None else found
+
+    def agent(self, name: str) -> Agent:
+        """Who answers; empty is the default one. LocalError for one we were not started with."""
+        found = self.agents.get(name or self.options.agents.default)
+        if found is None:
+            raise LocalError("there is no such agent here")
+        return found
 
     def ends(self, media: MediaPorts) -> Ends:
         """What a leg has of this machine."""

@@ -1,18 +1,17 @@
-"""The shared SIP port of one worker: every datagram finds the worker whose call it is about.
+"""Whose a SIP message is, and the UDP sockets of the shared SIP port.
 
 The kernel spreads UDP over the SO_REUSEPORT group by address pair, so a trunk's whole traffic comes
-to one worker. Each datagram is routed by what stands in it: a stamp in a tag, branch or Contact's
+to one worker. Each message is routed by what stands in it: a stamp in a tag, branch or Contact's
 user names the process that minted it; a request without one begins a call, whose owner is chosen by
 its Call-ID. The choice is remembered for ROUTE_SECONDS, because a retransmission, or the CANCEL, of
 a request that has not been answered yet must meet the same worker however the loads have moved
-(RFC 3261 §9.1, §17.2.3). The owner gets the whole datagram with its source address, and answers from
-its own socket: the same port, so the peer sees one address.
+(RFC 3261 §9.1, §17.2.3). The owner answers from its own socket: the same port, so the peer sees one
+address.
 
 A stamp whose minter has just died, and whose slot nobody holds yet, is waited for (`is_awaited`): its
 successor takes the calls up, and a 481 of ours would end them in the meantime.
 
-Until calls can come over SIP, whoever owns one refuses it without keeping a state (§8.2.7): 503 with
-Retry-After to every request but ACK and CANCEL. Responses and garbage are counted and left alone.
+`sip_wire.py` asks, passes on and sends; nothing here does.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from hashlib import blake2b
 
 from workers.hand_over import Source
 from workers.load import Load
-from workers.sip_head import Head, call_key, parse_head, respond, stamped
+from workers.sip_head import Head, call_key, stamped
 from workers.steer import Stamp, choose, holder, read_stamp
 
 READS = 32
@@ -46,18 +45,19 @@ AWAIT_SECONDS = 5.0
 AWAITED = 256
 """Dead processes that are remembered; the oldest are forgotten first."""
 TRIES = 8
-"""Owners that are tried for one datagram before it is ours."""
+"""Owners that are tried for one message before whoever has it keeps it."""
 
-COUNTED = ("given", "ours", "answered", "ignored", "garbage")
 OnDatagram = Callable[[bytes, Source], None]
-GiveDatagram = Callable[[int, bytes, Source], bool]
 
 
 class Routes:
     """Which seat a message goes to; `now` is monotonic seconds."""
 
-    def __init__(self, loads: Iterable[Load], bound: float) -> None:
+    def __init__(
+        self, loads: Iterable[Load], bound: float, await_seconds: float = AWAIT_SECONDS
+    ) -> None:
         """`bound` is how many times the average a worker may carry."""
+        self._await_seconds = await_seconds
         self._loads = loads
         self._bound = bound
         self._known: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
@@ -103,7 +103,7 @@ class Routes:
                     self._awaited.popitem(last=False)
                 if now - since > ROUTE_SECONDS:  # another time that it is away
                     since = self._awaited[stamp] = now
-                return now - since <= AWAIT_SECONDS
+                return now - since <= self._await_seconds
         return False
 
     def _forget(self, now: float) -> None:
@@ -185,96 +185,6 @@ class UdpSocket:
             except OSError:
                 continue  # an ICMP error of something sent earlier (udp(7)); the next may be a call
             tell(data, source)
-
-
-class SipDoor:
-    """One worker's socket of the shared SIP port (UDP)."""
-
-    def __init__(
-        self,
-        wire: socket.socket,
-        seat: int,
-        routes: Routes,
-        give: GiveDatagram,
-        on_datagram: OnDatagram,
-    ) -> None:
-        """`give` passes to a fellow and says whether it could; `on_datagram` gets what is ours.
-
-        Nothing is read before `start`.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._wire = UdpSocket(wire, self._route)
-        self._seat = seat
-        self._routes = routes
-        self._give = give
-        self._on_datagram = on_datagram
-        self.counts = dict.fromkeys(COUNTED, 0)
-        """Datagrams, by what became of them."""
-        self.address = self._wire.address
-        """Where this door is, or was."""
-        self.start, self.stop, self.close = self._wire.start, self._wire.stop, self._wire.close
-
-    def receive(self, data: bytes, source: Source) -> None:
-        """A fellow got this datagram and chose us."""
-        self.counts["ours"] += 1
-        self._on_datagram(data, source)
-
-    def send(self, data: bytes, target: Source) -> bool:
-        """Send from the shared port; false when the kernel would not have it (UDP may lose it)."""
-        return self._wire.put(data, target) is Sent.GONE
-
-    def _route(self, data: bytes, source: Source) -> None:
-        head = parse_head(data)
-        if head is None:
-            self.counts["garbage"] += 1
-            return
-        passed: tuple[int, ...] = ()
-        for _ in range(TRIES):
-            seat = self._routes.seat(head, self._loop.time(), passed)
-            if seat is None or seat == self._seat:
-                break
-            if self._give(seat, data, source):
-                self.counts["given"] += 1
-                return
-            passed = (*passed, seat)
-        self.receive(data, source)
-
-
-class Refuser:
-    """The stateless user agent server that turns everything away, from the door's own port."""
-
-    def __init__(self, door: SipDoor, retry_after: int) -> None:
-        """`retry_after` is in whole seconds."""
-        self._door = door
-        self._extra = (f"Retry-After: {retry_after}",)
-
-    def on_datagram(self, data: bytes, source: Source) -> None:
-        """Answer a request, unless it must not be answered."""
-        counts = self._door.counts
-        head = parse_head(data)
-        # RFC 3261 §8.2.7: a stateless server ignores ACK and CANCEL.
-        if head is None or head.status or head.method in ("ACK", "CANCEL"):
-            counts["ignored"] += 1
-            return
-        answer, port = respond(head, "503 Service Unavailable", (source[0], source[1]), self._extra)
-        target: Source = (source[0], port) if len(source) == 2 else (source[0], port, *source[2:])
-        if not is_answerable(target, self._door.address):
-            counts["ignored"] += 1
-        elif self._door.send(answer, target):
-            counts["answered"] += 1
-
-
-def is_answerable(target: Source, own: Source) -> bool:
-    """Whether an answer may go there: to one host, and not to ourselves.
-
-    A forged source can name many hosts, or our own port.
-    """
-    if not is_one_host(target[0]):
-        return False
-    address = ipaddress.ip_address(target[0].partition("%")[0])
-    ours = ipaddress.ip_address(own[0].partition("%")[0])
-    is_ours = address == ours or (ours.is_unspecified and address.is_loopback)
-    return not (is_ours and target[1] == own[1])
 
 
 def is_one_host(host: str) -> bool:

@@ -1,20 +1,18 @@
-"""What of a SIP message decides where it goes: method, Via, tags, Call-ID; and the shortest answer.
+"""What of a SIP message decides where it goes: method, Via, tags, Call-ID.
 
-This is not a SIP stack: it reads the few header fields by which workers pass datagrams on, in their
-long and compact forms, folded or not (RFC 3261 §7.3), and copies them into a final response as
-§8.2.6.2 wants it. It judges nothing else about a message. What lacks one of the five fields that
-every request and response has (§8.1.1; Max-Forwards aside), or is no SIP at all, is None.
+This is not a SIP stack: it reads the few header fields by which workers pass messages on, in their
+long and compact forms, folded or not (RFC 3261 §7.3). It judges nothing else about a message. What
+lacks one of the five fields that every request and response has (§8.1.1; Max-Forwards aside), or is
+no SIP at all, is None.
 
-Text is Latin-1 throughout, so that every byte survives being copied back; names are compared
-without regard to case. Every step is linear in the datagram.
+Text is Latin-1 throughout, so that every byte counts in a Call-ID; names are compared without regard
+to case. Every step is linear in the message.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final
 
 HEAD_LINES = 256
@@ -22,15 +20,13 @@ HEAD_LINES = 256
 VALUE_CHARACTERS = 4096
 """The longest wanted field; longer is garbage to us. Sixty hops make a Via of that length."""
 
-DEFAULT_PORT = 5060
-
 _COMPACT: Final = {"v": "via", "f": "from", "t": "to", "i": "call-id", "m": "contact"}
 _WANTED: Final = frozenset({"via", "from", "to", "call-id", "cseq"})
 _WORD: Final = r"[A-Za-z0-9\-.!%*_+`'~]+"
 _START_REQUEST = re.compile(rf"({_WORD}) ([^\s]+) SIP/2\.0", re.IGNORECASE)
 _START_RESPONSE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: .*)?", re.IGNORECASE)
 _SENT_BY = re.compile(
-    rf"SIP\s*/\s*2\.0\s*/\s*{_WORD}\s+(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-_]+)\s*(?::\s*([0-9]{{1,5}}))?",
+    rf"SIP\s*/\s*2\.0\s*/\s*{_WORD}\s+(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-_]+)\s*(?::\s*([0-9]{{1,5}}))?",
     re.IGNORECASE,
 )
 _CSEQ = re.compile(rf"([0-9]{{1,10}})\s+({_WORD})")
@@ -47,25 +43,14 @@ class Head:
     uri_user: str
     """The user part of a request's URI: the one a Contact of ours had."""
     call_id: str
-    cseq: str
-    from_value: str
-    to_value: str
     from_tag: str
     to_tag: str
     branch: str
     """Of the top Via."""
-    vias: tuple[str, ...]
-    """Values of all Via fields; the first begins with the top one."""
-    top: str
-    """The top Via alone."""
-    sent_by: tuple[str, int | None]
-    """The top Via's host and port."""
-    rport: bool
-    """Whether the answer is wanted where the request came from (RFC 3581)."""
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The message's head, or None for what is no SIP message that could be answered or passed on."""
+    """The message's head, or None for what is no SIP message that could be passed on."""
     text = data.lstrip(b"\r\n").decode("latin-1")
     start, _, rest = text.partition("\n")
     fields = _fields(rest)
@@ -80,26 +65,16 @@ def parse_head(data: bytes) -> Head | None:
         return None
     if (method and cseq[2] != method) or not fields["call-id"][0]:
         return None
-    from_value, to_value = fields["from"][0], fields["to"][0]
-    parameters = _parameters(top[sent_by.end() :])
-    port = int(sent_by[2]) if sent_by[2] else None
-    if port is not None and not 0 < port < 65_536:
+    if sent_by[1] is not None and not 0 < int(sent_by[1]) < 65_536:
         return None
     return Head(
         method=method,
         status=status,
         uri_user=user,
         call_id=fields["call-id"][0],
-        cseq=fields["cseq"][0],
-        from_value=from_value,
-        to_value=to_value,
-        from_tag=_tag(from_value),
-        to_tag=_tag(to_value),
-        branch=parameters.get("branch", ""),
-        vias=tuple(fields["via"]),
-        top=top,
-        sent_by=(sent_by[1], port),
-        rport="rport" in parameters,
+        from_tag=_tag(fields["from"][0]),
+        to_tag=_tag(fields["to"][0]),
+        branch=_parameters(top[sent_by.end() :]).get("branch", ""),
     )
 
 
@@ -117,38 +92,6 @@ def stamped(head: Head) -> tuple[str, ...]:
     if head.status:
         return (head.branch, head.from_tag)
     return (head.to_tag, head.uri_user)
-
-
-def respond(
-    head: Head, status: str, addr: tuple[str, int], extra: Iterable[str] = ()
-) -> tuple[bytes, int]:
-    """A final response to a request, and the port at `addr`'s host to send it to.
-
-    `status` is code and phrase, `addr` where the request came from, `extra` whole header lines.
-    RFC 3261 §8.2.6.2: Via, From, Call-ID and CSeq are copied; To too, with a tag, which is the same
-    for the same request (§8.2.7). §18.2.1, RFC 3581 §4: what the top Via does not know is added.
-    """
-    host, port = addr[0].partition("%")[0], addr[1]
-    to_value = head.to_value if head.to_tag else f"{head.to_value};tag={_to_tag(head)}"
-    top = _without(head.top, ("received", "rport")) + f";received={host}"
-    if head.rport:
-        top += f";rport={port}"
-    first, *others = head.vias
-    lines = [
-        f"SIP/2.0 {status}",
-        f"Via: {top}{first[len(head.top) :]}",
-        *(f"Via: {via}" for via in others),
-        f"From: {head.from_value}",
-        f"To: {to_value}",
-        f"Call-ID: {head.call_id}",
-        f"CSeq: {head.cseq}",
-        *extra,
-        "Content-Length: 0",
-        "",
-        "",
-    ]
-    back = port if head.rport else head.sent_by[1] or DEFAULT_PORT
-    return "\r\n".join(lines).encode("latin-1"), back
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -227,14 +170,3 @@ def _tag(value: str) -> str:
     """The tag of a From or To: a parameter behind the address, never one inside it (§20.10)."""
     _, *address = _split(value, "<", 1)
     return _parameters(address[0].partition(">")[2] if address else value).get("tag", "")
-
-
-def _without(via: str, names: tuple[str, ...]) -> str:
-    first, *parameters = _split(via, ";")
-    kept = [each for each in parameters if each.partition("=")[0].strip().lower() not in names]
-    return ";".join((first.rstrip(), *kept))
-
-
-def _to_tag(head: Head) -> str:
-    same = f"{head.branch}\0{head.call_id}\0{head.from_tag}\0{head.cseq}"
-    return blake2b(same.encode("latin-1"), digest_size=8).hexdigest()

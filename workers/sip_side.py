@@ -15,7 +15,9 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from flowcatd import options
 from flowcatd.audio import g722, opus
 from flowcatd.call import Call
 from flowcatd.control import TrunkLine
@@ -36,6 +38,7 @@ from workers.clock import WorkerClock
 from workers.dialling import Dialling
 from workers.hand_over import Source
 from workers.hand_over_message import SipGone, SipMessage
+from workers.leftovers import Remain
 from workers.plan import WorkerPlan
 from workers.ports import Ports, PortShare
 from workers.premises import Premises
@@ -62,7 +65,7 @@ class Around:
     clock: WorkerClock
     table: CallTable
     agents: Mapping[str, Agent]
-    ended: Callable[[Call], None]
+    ended: Callable[[Call, Remain], None]
     answered_after: Callable[[float], None]
 
 
@@ -220,7 +223,7 @@ class SipSide:
             screen=policy.screen,
             is_known=policy.is_known,
             called=Called(sip.public_host, sip.public_host6, plan.port),
-            tls=_tls(plan),
+            tls=tls_of(sip, plan.config_directory),
         )
         return SipWire(place, self.telephony.receive, self.telephony.failed)
 
@@ -240,6 +243,7 @@ class SipSide:
             answerer=self.policy.answerer,
             told=_untold,
             learn=self.policy.learn,
+            keep=self.wire.keep,
             machine=f"{socket.gethostname()}:{self._around.plan.port}",
         )
         return Registrations(means, self.policy.trunks)
@@ -280,10 +284,11 @@ def _ports(plan: WorkerPlan) -> dict[bool, Ports]:
     return {":" in host: Ports(share, host, retry, rtp.dscp) for host in hosts}
 
 
-def _tls(plan: WorkerPlan) -> Tls:
-    sip, base = plan.options.sip, plan.config_directory
+def tls_of(sip: options.Sip, base: Path) -> Tls:
+    """What a worker speaks TLS with; relative paths begin at `base`."""
     paths = (sip.certificate, sip.certificate_key, sip.client_ca, sip.trusted_ca)
-    return open_tls(TlsFiles(*(str(base / path) if path else "" for path in paths)))
+    files = TlsFiles(*(str(base / path) if path else "" for path in paths))
+    return open_tls(files, wildcards=sip.wildcards)
 
 
 def _untold(_trunk: str, _event: TrunkEvent) -> None:

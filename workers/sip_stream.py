@@ -70,7 +70,8 @@ class StreamLink(Link, asyncio.Protocol):
         self._paused = False
         self.answers: Answers = OrderedDict()
         """Who answers pings; one for all connections of ours."""
-        self._ping_at = self.since + uniform(*links.terms.ping_seconds)  # noqa: S311 no secret
+        self._ping_seconds = links.terms.ping_seconds
+        self._ping_at = self.since + uniform(*self._ping_seconds)  # noqa: S311 no secret
         self._pong_due: float | None = None
 
     # --- Link
@@ -105,10 +106,20 @@ class StreamLink(Link, asyncio.Protocol):
                     self._links.counts["idle"] += 1
                     self.drop()
         elif now >= self._ping_at:
-            terms = self._links.terms
-            self._ping_at = now + uniform(*terms.ping_seconds)  # noqa: S311 no secret
-            self._pong_due = now + terms.pong_seconds
+            self._ping_at = now + uniform(*self._ping_seconds)  # noqa: S311 no secret
+            self._pong_due = now + self._links.terms.pong_seconds
             self._transport.write(PING)
+
+    def keep(self, seconds: float) -> None:
+        """A ping at least so often from now on, as the other side asked (RFC 5626 §4.4, Flow-Timer).
+
+        It answers them, then: a missing pong is a lost connection.
+        """
+        self._remember()
+        wanted = 0.8 * seconds, float(seconds)
+        if wanted != self._ping_seconds:
+            self._ping_seconds = wanted
+            self._ping_at = min(self._ping_at, self._loop.time() + uniform(*wanted))  # noqa: S311 no secret
 
     # --- asyncio.Protocol
 
@@ -178,6 +189,10 @@ class StreamLink(Link, asyncio.Protocol):
         if self._pong_due is None:
             return  # nobody asked
         self._pong_due = None
+        self._remember()
+
+    def _remember(self) -> None:
+        """The other side answers pings."""
         self.answers[self._peer] = None
         self.answers.move_to_end(self._peer)
         if len(self.answers) > PONGERS:

@@ -161,7 +161,7 @@ def _refusal(request: web.Request) -> web.Response | None:
         headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
         return web.Response(status=HTTPStatus.UPGRADE_REQUIRED, headers=headers)
     offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
-    if SUBPROTOCOL not in [each.strip().lower() for each in offered.split(",")]:
+    if SUBPROTOCOL not in [each.strip() for each in offered.split(",")]:
         return web.Response(status=HTTPStatus.BAD_REQUEST, text="the subprotocol sip is wanted\n")
     return None
 

@@ -234,6 +234,12 @@ class SipWire(LinkOwner):
         """What Via and Contact call us towards this hop: host, with brackets for IPv6, and port."""
         return self._addresses.here(hop, self._loop.time())
 
+    def keep(self, hop: Hop, seconds: float) -> None:
+        """The other side of this connection of ours wants a sign of life so often, and gives one back."""
+        link = self.links.find(hop)
+        if isinstance(link, StreamLink):
+            link.keep(seconds)
+
     # --- LinkOwner
 
     def arrived(self, data: bytes, link: Link) -> None:

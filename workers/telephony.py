@@ -180,7 +180,7 @@ class Telephony:
             self.answered[CLASSES[data[8] - 49]] += 1
 
     def _arm(self) -> None:
-        due = self.agent.wake_at()
+        due = self.premises.clock.now() if self._events else self.agent.wake_at()
         if self._wake is not None:
             if due == self._wake_at:
                 return
@@ -289,13 +289,25 @@ class Telephony:
         except SipError as error:
             self._uncount(counted)
             self._turn_away(event.call, error.status or 400, "not_understood", error.problem)
+        except FlowcatdError as error:
+            self._uncount(counted)
+            self._turn_away(event.call, 503, "not_allowed", str(error))
+        except Exception:  # the call's boundary, as in Call
+            log.exception("call.failed", call="")
+            self.premises.table.release(("sip", event.call))
+            if event.call not in self._held:
+                self._uncount(counted)
+            self.agent.hang_up(event.call, now)
         else:
             self.premises.answered_after(self.premises.clock.now() - self._received_at)
             log.debug("call.invited", trunk=counted.trunk, transport=held.hop.transport)
 
     def _let_in(self, event: Invited, arrived: Arrived, counted: Counted) -> Held:
-        """Take, or take over, the call; raises CapacityError or SipError with everything given back."""
+        """Take, or take over, the call; raises FlowcatdError with everything given back."""
         older = None if event.replaces is None else self._held.get(event.replaces)
+        if older is not None and older.leg is None:
+            raise SipError("a Replaces of a call without a conversation", 481)
+        self.premises.agent(arrived.agent)
         key = ("sip", event.call)
         if older is None and not self.premises.table.promise(key):
             raise NoPlaceError(refusal(self.premises.loads), self.retry_after)
@@ -372,6 +384,8 @@ class Telephony:
             return
         newer.leg, newer.parts = leg, older.parts
         older.parts = None
+        older.remain.media.append(newer.media)
+        newer.remain = older.remain
         leg.replaced(HeldLine(self, newer), self.premises.ends(newer.media))
         if newer.session is not None:
             leg.agreed(newer.session, self.premises.clock.now(), is_early=False)
@@ -392,7 +406,7 @@ class Telephony:
         """The call's own life starts; the place promised to `key` is its."""
         premises, leg = self.premises, held.leg
         assert leg is not None
-        who = premises.agents[agent or premises.options.agents.default]
+        who = premises.agent(agent)
         identity = identity_of(
             run_id=facts.sip_call_id[:128],
             carrier="sip",
@@ -439,7 +453,7 @@ class Telephony:
         finally:
             leg.drop()
             held.media.give_back()
-            self.premises.ended(call)
+            self.premises.ended(call, held.remain)
 
     async def _part(self, leg: SipLeg) -> None:
         """Wait a moment for the last answer, so that the record has it."""
@@ -465,6 +479,11 @@ class Telephony:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for held in self._held.values():  # of no task: taken up only, or asked for by REFER
+            if held.leg is not None:
+                held.leg.drop()
+            held.answered()
+            held.media.give_back()
         if self._wake is not None:
             self._wake.cancel()
 

@@ -66,6 +66,8 @@ class Means:
     """What happened to a trunk."""
     learn: Callable[[str, tuple[str, ...]], None]
     """The addresses of a trunk whose peers are its sources."""
+    keep: Callable[[Hop, float], None] = lambda _hop, _seconds: None
+    """The other side of a connection of ours wants pings that often."""
     machine: str = "flowcatd"
     """What tells this daemon from others with the same account, and stays over restarts."""
 
@@ -94,6 +96,7 @@ class Registering:
         self._flow: Hop | None = None
         """The connection over which calls are to come (RFC 5626)."""
         self._told_status = -1
+        self._has_told_seen = False
 
     @property
     def is_over(self) -> bool:
@@ -204,9 +207,14 @@ class Registering:
 
     def _note(self, response: Response) -> None:
         via = response.top
-        port = via.parameters.get("rport") or ""
+        # A connection of ours leaves from a port that nobody calls.
+        port = (via.parameters.get("rport") if via.transport == "UDP" else "") or ""
         differs = via.received not in {"", via.host.strip("[]")} or port not in {"", str(via.port)}
         self.seen = f"{via.received or via.host}:{port or via.port}" if differs else ""
+        if self.seen and not self._has_told_seen:
+            self._has_told_seen = True
+            why = f"the registrar sees us at {self.seen}, and we say {via.host}:{via.port}"
+            log.warning("trunk.limited", trunk=self.trunk.name, key="sip.public_host", why=why)
 
     def _call_off(self) -> None:
         if self._errand is not None:
@@ -222,6 +230,8 @@ class Registering:
                 self._told_status = -1
                 if self.trunk.register.outbound and stay is not None and stay[1].connection:
                     self._flow = stay[1]
+                    if self._registration.flow_seconds:
+                        self._means.keep(stay[1], self._registration.flow_seconds)
                 if is_refresh:
                     log.debug("trunk.registered", trunk=name, seconds=seconds)
                 else:

@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flowcatd.errors import ConfigError
+from flowcatd.links.text_file import read_text
 from flowcatd.sip.trunk import TRUNKS_MAX, Trunk, join_trunks
 from flowcatd.sip.trunk_file import check_trunk, load_trunk
-
-FILE_BYTES = 1024 * 1024
-"""A trunk is a few kilobytes, a thousand routes some hundred."""
 
 
 def trunk_files(directory: Path) -> list[Path]:
@@ -36,7 +34,7 @@ def trunk_files(directory: Path) -> list[Path]:
 def read_trunks(directory: Path) -> Mapping[str, Trunk]:
     """The enabled trunks by name; raises the first ConfigError there is."""
     return join_trunks(
-        (str(path), load_trunk(read_trunk_text(path), str(path))) for path in trunk_files(directory)
+        (str(path), load_trunk(read_text(path), str(path))) for path in trunk_files(directory)
     )
 
 
@@ -46,7 +44,7 @@ def check_trunks(directory: Path) -> list[ConfigError]:
     try:
         for path in trunk_files(directory):
             try:
-                problems += check_trunk(read_trunk_text(path), str(path))
+                problems += check_trunk(read_text(path), str(path))
             except ConfigError as error:
                 problems.append(error)
         if not problems:
@@ -54,18 +52,3 @@ def check_trunks(directory: Path) -> list[ConfigError]:
     except ConfigError as error:
         problems.append(error)
     return problems
-
-
-def read_trunk_text(path: Path) -> str:
-    """A trunk file's text; raises ConfigError with the reason."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES + 1)
-        if len(data) > FILE_BYTES:
-            raise ConfigError(str(path), f"is longer than {FILE_BYTES} bytes")
-        return data.decode()
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}", "is not UTF-8") from error

@@ -179,6 +179,7 @@ class World:
         self.workers: dict[int, Registrations] = {}
         self.told: list[tuple[float, int, str, TrunkEvent]] = []
         self.learned: dict[tuple[int, str], tuple[str, ...]] = {}
+        self.kept: list[tuple[Hop, float]] = []
         self.sent: list[tuple[float, int, Hop]] = []
         self.shunned: list[str] = []
         self.connections = count(1)
@@ -213,6 +214,7 @@ class World:
             answerer=lambda _name: Answerer(Secret("ann", self.password), token),
             told=lambda name, event: self.told.append((self.clock.now(), seat, name, event)),
             learn=lambda name, found: self.learned.update({(seat, name): found}),
+            keep=lambda hop, seconds: self.kept.append((hop, seconds)),
         )
         made = Registrations(means, self.trunks)
         self.workers[seat] = made

@@ -18,7 +18,7 @@ from tests.workers.on_loop import on_worker_loop, until
 from tests.workers.test_sip_door import loads_of
 from workers.hand_over import HandOver, Receivers
 from workers.load import LoadTable
-from workers.sip_door import Routes
+from workers.sip_door import AWAIT_SECONDS, Routes
 from workers.sip_here import Called
 from workers.sip_links import LinkTerms
 from workers.sip_tls import Tls
@@ -55,6 +55,7 @@ class Wire:
         terms: LinkTerms | None = None,
         known: tuple[str, ...] = (),
         called: Called | None = None,
+        await_seconds: float = AWAIT_SECONDS,
     ) -> None:
         self.got: list[tuple[bytes, Hop]] = []
         self.failed: list[Hop] = []
@@ -80,7 +81,7 @@ class Wire:
             WirePlace(
                 seat=seat,
                 doors={name: self._door(name) for name in ("udp", "tcp", "tls", "udp6", "tcp6")},
-                routes=Routes(loads, 100.0),
+                routes=Routes(loads, 100.0, await_seconds),
                 give=self.fellows.give_sip,
                 screen=lambda _data, host, _now: host not in self.deaf,
                 is_known=lambda host: host in known,

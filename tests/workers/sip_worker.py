@@ -11,7 +11,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 
 from flowcatd.call import Call
 from flowcatd.links.disk import Disk
-from flowcatd.options import Calls, Log, Options, Records, Rtp, Sip, Speech, Workers
+from flowcatd.links.dns import Resolver, Sources
+from flowcatd.options import Agents, Calls, Log, Options, Records, Rtp, Sip, Speech, Workers
 from flowcatd.record import Identity
 from flowcatd.sip.trunk import Trunk
 from flowcatd.sip.trunk_file import load_trunk
@@ -41,7 +42,7 @@ AGENTS = ROOT / "tests" / "corpus" / "agents"
 MUTE = Speech(hearing="none", voice="none")
 ROUTE = '[[route]]\nagent = "echo"\n'
 
-_ranges = itertools.count(24_000, 40)
+_ranges = itertools.cycle(range(24_000, 31_900, 80))
 
 
 def trunk(text: str = "", *, peers: Sequence[int] = (), routes: str = ROUTE, name="house") -> Trunk:
@@ -67,6 +68,9 @@ class Setting:
     pairs: int = 16
     host6: str = ""
     journal: bool = False
+    port: int = 0
+    """Of SIP; 0 takes a free one."""
+    agents: Sequence[str] = ("echo", "digits", "quick")
 
 
 class Told(Unwatched):
@@ -75,9 +79,12 @@ class Told(Unwatched):
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.over: list[str] = []
+        self.raises = False
 
     def started(self, identity: Identity) -> None:
-        """Its call id."""
+        """Its call id; a bug of ours, if it is to be one."""
+        if self.raises:
+            raise RuntimeError("a bug")
         self.begun.append(identity.call_id)
 
     def ended(self, record: Any) -> None:
@@ -94,12 +101,13 @@ class SipWorker:
         loop = asyncio.get_running_loop()
         low = setting.rtp_low or next(_ranges)
         options = Options(
-            workers=Workers(most=1),
+            workers=Workers(most=2),
+            agents=Agents(default="echo"),
             calls=replace(setting.calls, per_worker=setting.most_calls),
             speech=MUTE,
             records=Records(recording=False, transcript=False, journal=setting.journal),
             sip=Sip(host6=setting.host6),
-            rtp=Rtp(low=low, high=low + 2 * setting.pairs - 1),
+            rtp=Rtp(low=low, high=low + 4 * setting.pairs - 1),
             log=Log(level="info", format="json"),
         )
         self.options = options
@@ -107,13 +115,11 @@ class SipWorker:
         self.loads = LoadTable([0] * (2 * WORDS))
         self.row = self.loads.row(0)
         self.row.sit(slot=setting.slot, capacity=setting.most_calls, now=time.monotonic())
-        self.doors = {
-            "udp": _bound(socket.SOCK_DGRAM),
-            "tcp": _bound(socket.SOCK_STREAM),
-        }
+        self.doors = _doors(setting.port)
         if setting.host6:
             self.doors["udp6"] = _bound(socket.SOCK_DGRAM, setting.host6)
         self.port = self.doors["udp"].getsockname()[1]
+        known = load_agents(AGENTS, "echo")
         self.plan = WorkerPlan(
             slot=setting.slot,
             seat=0,
@@ -127,7 +133,7 @@ class SipWorker:
             ready_fd=-1,
             alive_fd=-1,
             runtime_directory=directory,
-            agents=load_agents(AGENTS, "echo"),
+            agents={name: known[name] for name in setting.agents},
             records_directory=self.records,
             providers_directory=directory,
             trunks={each.name: each for each in setting.trunks or (trunk(),)},
@@ -140,6 +146,8 @@ class SipWorker:
         self.told = Told()
         self.ended: list[tuple[Call, Remain | None]] = []
         self.refused: list[str] = []
+        self.given: list[Any] = []
+        """What fellows got."""
         self.sip = SipSide(
             Around(
                 plan=self.plan,
@@ -151,6 +159,7 @@ class SipWorker:
             )
         )
         self.telephony = self.sip.telephony
+        self._resolver: Resolver | None = None
         self.orphans = Orphans(options, self.clock, self.store)
         self.orphans.part = self.sip.part
 
@@ -165,7 +174,23 @@ class SipWorker:
         wiring = Wiring(self.options, self.clock, ears, self.store, self.told)
         self.table.shedding = False
         self.row.ticked(time.monotonic(), 0.0)
-        self.sip.open(wiring, lambda _seat, _message: False, self.refused.append)
+        self.sip.open(wiring, self._give, self.refused.append)
+
+    def _give(self, _seat: int, message: Any) -> bool:
+        self.given.append(message)
+        return True
+
+    def fellow(self) -> None:
+        """Another worker begins to serve, with room."""
+        row = self.loads.row(1)
+        row.sit(slot=self.setting.slot + 1, capacity=100, now=time.monotonic())
+        row.standing(Standing.SERVING)
+
+    def ask(self, nameserver: int) -> None:
+        """Names are asked for at this port of this machine."""
+        sources = Sources(nameservers=(("127.0.0.1", nameserver),))
+        self._resolver = Resolver(self.sip.wire.able, sources=sources)
+        self.sip.dialling._resolver = self._resolver
 
     @property
     def ports(self) -> int:
@@ -186,10 +211,10 @@ class SipWorker:
             "lines": len(self.table.lines(0.0)),
             "held": len(telephony),
             "calls of the user agent": len(telephony.agent),
-            "events": len(telephony._events),  # noqa: SLF001 nobody else can know
-            "parting": len(telephony._parting),  # noqa: SLF001
-            "targets": len(self.sip.dialling._targets),  # noqa: SLF001
-            "tasks": len(telephony._tasks),  # noqa: SLF001
+            "events": len(telephony._events),
+            "parting": len(telephony._parting),
+            "targets": len(self.sip.dialling._targets),
+            "tasks": len(telephony._tasks),
             "beats": len(self.sip.premises.pacer),
             "live": [name for name in self.plan.trunks if self.live(name) != (0, 0)],
         }
@@ -202,6 +227,11 @@ class SipWorker:
         except TimeoutError:
             raise AssertionError(f"left: {self.left()}") from None
 
+    def journals(self) -> list[Path]:
+        """Of calls whose line can be taken up."""
+        found = (self.records / "journal" / "calls").glob("*/*")
+        return [each for each in found if b'"leg":{' in each.read_bytes()]
+
     def record(self, nth: int = 0) -> dict[str, Any]:
         """The nth record that was written."""
         found = sorted(self.records.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -212,6 +242,8 @@ class SipWorker:
         self.orphans.close()
         self.sip.stop()
         await self.sip.close()
+        if self._resolver is not None:
+            await self._resolver.close()
         await self.disk.close(5)
         self.store.close()
         for each in self.doors.values():
@@ -223,17 +255,25 @@ class SipWorker:
 
         As much of SIGKILL as one process can show; the scenarios have the rest.
         """
-        telephony = self.telephony
         self.sip.wire.close()
-        await self.disk.close(5)
-        for held in telephony._held.values():  # noqa: SLF001 a kill asks nobody
-            if held.parts is not None and held.parts.journal is not None:
-                held.parts.journal.remove = lambda: None  # type: ignore[method-assign]
+        await self.disk.close(5)  # nothing is written, or taken away, from now on
         await self.sip.close()
         assert self.store.journals is not None
         self.store.journals.close()
         for each in self.doors.values():
             each.close()
+
+
+@asynccontextmanager
+async def killed(directory: Path, setting: Setting) -> AsyncIterator[SipWorker]:
+    """A worker that dies at the end of the block, once the journals of its calls are written."""
+    worker = SipWorker(directory, setting)
+    await worker.open()
+    try:
+        yield worker
+        await until(lambda: len(worker.journals()) == len(worker.table.lines(0.0)))
+    finally:
+        await worker.die()
 
 
 @asynccontextmanager
@@ -245,6 +285,12 @@ async def sip_worker(directory: Path, setting: Setting | None = None) -> AsyncIt
         yield worker
     finally:
         await worker.close()
+
+
+async def record_of(worker: SipWorker) -> dict[str, Any]:
+    """The only record, once it is written."""
+    await until(lambda: any(worker.records.glob("*.json")))
+    return worker.record()
 
 
 async def up(worker: SipWorker, phone: SipPhone, user: str = "anyone", **fields: str) -> Any:
@@ -260,16 +306,27 @@ def count_of(phone: SipPhone, begins: bytes) -> int:
     return sum(each.startswith(begins) for each in phone.received)
 
 
-def _bound(kind: int, host: str = "127.0.0.1") -> socket.socket:
+def _doors(port: int) -> dict[str, socket.socket]:
+    """One port for UDP and TCP, this one or a free one."""
+    for _ in range(20):
+        udp = _bound(socket.SOCK_DGRAM, port=port)
+        try:
+            return {"udp": udp, "tcp": _bound(socket.SOCK_STREAM, port=udp.getsockname()[1])}
+        except OSError:
+            udp.close()
+    raise AssertionError("no port is free for both")
+
+
+def _bound(kind: int, host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
     made.setblocking(False)
     if made.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    made.bind((host, 0))
+    try:
+        made.bind((host, port))
+    except OSError:
+        made.close()
+        raise
     if kind == socket.SOCK_STREAM:
         made.listen(64)
     return made
-
-
-Condition = Callable[[], object]
-Fields = Mapping[str, str]

@@ -154,14 +154,14 @@ async def test_a_connection_goes_over_with_its_bytes_and_its_history(two: Two) -
 
 
 @with_seats
-async def test_a_datagram_goes_over_whole_with_its_source(two: Two) -> None:
-    """Both families, up to the longest there is."""
+async def test_a_datagram_of_an_older_fellow_is_still_taken(two: Two) -> None:
+    """Both families, up to the longest there is: during an upgrade older workers live beside us."""
     sources = [("127.0.0.1", 5060), ("::1", 5060, 0, 0), ("fe80::1%lo", 5060, 0, 1)]
-    for source in sources:
-        assert two.a.wire.give_datagram(1, b"x" * 65_507, source)
-    await until(lambda: len(two.b.datagrams) == 3)
+    with fake_giver(two.runtime, 1) as wire:
+        for source in sources:
+            wire.send(encode(Datagram(VERSION, source, b"x" * 65_507)))
+        await until(lambda: len(two.b.datagrams) == 3)
     assert two.b.datagrams == [(b"x" * 65_507, source) for source in sources]
-    assert not two.a.wire.give_datagram(7, b"x", sources[0])
 
 
 @with_seats
@@ -345,10 +345,12 @@ async def test_a_fellow_that_does_not_read_owes_a_bounded_number(two: Two) -> No
 
 
 @with_seats
-async def test_datagrams_that_do_not_fit_are_refused_and_not_kept(two: Two) -> None:
-    """A socket that is full says so; nothing waits in a queue of ours."""
+async def test_messages_that_do_not_fit_are_refused_and_not_kept(two: Two) -> None:
+    """A socket that is full says so, as does a seat that nobody has; nothing waits in a queue of ours."""
+    message = SipMessage(VERSION, 0, "UDP", "127.0.0.1", 5060, 0, b"x" * 60_000)
+    assert not two.a.wire.give_sip(7, message)
     with fake_fellow(two.runtime, 2):
-        sent = [two.a.wire.give_datagram(2, b"x" * 60_000, ("127.0.0.1", 1)) for _ in range(50)]
+        sent = [two.a.wire.give_sip(2, message) for _ in range(50)]
     assert sent[0]
     assert not sent[-1]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from flowcatd.links.dns import Resolver, Sources
 from flowcatd.sip.digest import Answerer, Secret
@@ -629,11 +630,42 @@ async def test_where_the_registrar_sees_us_is_told():
     server = world.server()
     real = server.receive
     server.receive = lambda data, _source: real(data, ("203.0.113.7", 40_000))
-    await world.run(1.0)
+    with capture_logs() as lines:
+        await world.run(HOUR)
     (line,) = world.workers[0].lines()
     assert line.seen == "203.0.113.7:40000"
     assert line.is_registered
+    (told,) = (each for each in lines if each["event"] == "trunk.limited")
+    assert (told["trunk"], told["key"]) == ("t", "sip.public_host")
+    assert "203.0.113.7:40000" in told["why"]
+    assert "198.51.100.9:5060" in told["why"]
     world.close()
+
+
+@on_worker_loop
+async def test_the_port_of_a_connection_of_ours_is_no_nat():
+    """It leaves from any port; only another address is worth a word."""
+    world = fleet(trunk(proxy="sip:192.0.2.1;transport=tcp"))
+    server = world.server()
+    real = server.receive
+    server.receive = lambda data, _source: real(data, ("198.51.100.9", 40_000))
+    await world.run(1.0)
+    (line,) = world.workers[0].lines()
+    assert (line.is_registered, line.seen) == (True, "")
+    world.close()
+
+
+@on_worker_loop
+async def test_a_registrar_says_how_often_it_wants_a_sign_of_life():
+    """RFC 5626 §4.4: Flow-Timer, over the flow; a registration without a flow has nothing to keep."""
+    one = trunk(proxy="sip:192.0.2.1;transport=tcp")
+    for is_flow in (True, False):
+        world = fleet(replace(one, register=replace(one.register, outbound=is_flow)))
+        world.server().reply = answering(200, ("expires", 600), ("flow-timer", 25))
+        await world.run(1.0)
+        assert [seconds for _, seconds in world.kept] == [25] * is_flow
+        assert all(hop.connection for hop, _ in world.kept)
+        world.close()
 
 
 # --- whether it lives -----------------------------------------------------------------------------

@@ -1,21 +1,15 @@
-"""The shared SIP port: every datagram meets the worker whose call it is about."""
+"""The shared SIP port: every message meets the worker whose call it is about."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import shutil
 import socket
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tests.workers.on_loop import on_worker_loop, until
 from workers import sip_door
 from workers.load import WORDS, LoadTable, Standing
-from workers.sip_door import Refuser, Routes, SipDoor, is_answerable
+from workers.sip_door import Routes, Sent, UdpSocket, is_one_host
 from workers.sip_head import parse_head
 from workers.steer import mint_stamp
 
@@ -153,268 +147,100 @@ def test_a_remembered_owner_that_cannot_be_reached_is_replaced():
 
 
 @pytest.mark.parametrize(
-    ("target", "own", "may"),
+    ("host", "is_one"),
     [
-        (("192.0.2.1", 5060), ("0.0.0.0", 5060), True),
-        (("127.0.0.1", 5061), ("127.0.0.1", 5060), True),
-        (("127.0.0.1", 5060), ("127.0.0.1", 5060), False),
-        (("127.0.0.1", 5060), ("0.0.0.0", 5060), False),
-        (("255.255.255.255", 5060), ("0.0.0.0", 5060), False),
-        (("224.0.1.75", 5060), ("0.0.0.0", 5060), False),
-        (("0.0.0.0", 5060), ("127.0.0.1", 5060), False),
-        (("ff02::1%eth0", 5060, 0, 2), ("::", 5060, 0, 0), False),
-        (("fe80::1%eth0", 5060, 0, 2), ("::", 5060, 0, 0), True),
-        (("phone.example", 5060), ("0.0.0.0", 5060), False),
-        (("::1", 5061, 0, 0), ("::1", 5060, 0, 0), True),
-        (("::1", 5060, 0, 0), ("::", 5060, 0, 0), False),
-        (("64:ff9b::192.0.2.1", 5060, 0, 0), ("::", 5060, 0, 0), True),
-        (("::", 5060, 0, 0), ("::", 5060, 0, 0), False),
+        ("192.0.2.1", True),
+        ("127.0.0.1", True),
+        ("255.255.255.255", False),
+        ("240.0.0.1", False),
+        ("224.0.1.75", False),
+        ("0.0.0.0", False),
+        ("fe80::1%eth0", True),
+        ("::1", True),
+        ("64:ff9b::192.0.2.1", True),
+        ("ff02::1%eth0", False),
+        ("::", False),
+        ("phone.example", False),
+        ("", False),
     ],
 )
-def test_answers_go_to_one_host_that_is_not_ourselves(target, own, may):
-    """A forged source must not make us shout, or talk to ourselves."""
-    assert is_answerable(target, own) is may
+def test_answers_go_to_one_host(host, is_one):
+    """A forged source must not make us shout, or look names up."""
+    assert is_one_host(host) is is_one
 
 
-# --- doors ----------------------------------------------------------------------------------------
+# --- sockets --------------------------------------------------------------------------------------
 
 
-class Trunk:
-    """A SIP peer, and the workers of one shared port in this process."""
-
-    def __init__(self, workers: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.loads = loads_of(workers)
-        for seat in range(workers):
-            self.loads.row(seat).ticked(loop.time(), 0.0)
-        self.doors: list[SipDoor] = []
-        self.got: list[tuple[int, bytes, object]] = []
-        self.unreachable: set[int] = set()
-        self.port = 0
-        for seat in range(workers):
-            wire = self._bind()
-            self.port = wire.getsockname()[1]
-            door = SipDoor(wire, seat, Routes(self.loads, 100.0), self._give, self._gets(seat))
-            door.start()
-            self.doors.append(door)
-        self.refusers = [Refuser(door, 7) for door in self.doors]
-        self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.peer.bind(("127.0.0.1", 0))
-        self.peer.settimeout(0)
-        self.peer_port = self.peer.getsockname()[1]
-
-    def _bind(self) -> socket.socket:
-        wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        wire.bind(("127.0.0.1", self.port))
-        return wire
-
-    def _give(self, seat: int, data: bytes, source) -> bool:
-        if seat in self.unreachable:
-            return False
-        self.doors[seat].receive(data, source)
-        return True
-
-    def _gets(self, seat: int) -> Callable[[bytes, object], None]:
-        def gets(data: bytes, source) -> None:
-            self.got.append((seat, data, source))
-            self.refusers[seat].on_datagram(data, source)
-
-        return gets
-
-    def send(self, data: bytes) -> None:
-        """From the peer."""
-        self.peer.sendto(data, ("127.0.0.1", self.port))
-
-    async def answer(self) -> tuple[bytes, object]:
-        """What the peer hears next."""
-        heard: list[tuple[bytes, object]] = []
-
-        def hear() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                heard.append(self.peer.recvfrom(65_535))
-            return bool(heard)
-
-        await until(hear)
-        return heard[0]
-
-    def counted(self, what: str) -> int:
-        """By all doors."""
-        return sum(door.counts[what] for door in self.doors)
-
-    def close(self) -> None:
-        """Everybody goes."""
-        for door in self.doors:
-            door.close()
-            door.close()
-        self.peer.close()
+def bound() -> socket.socket:
+    """A UDP socket of loopback."""
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.bind(("127.0.0.1", 0))
+    return wire
 
 
-def with_trunk(test):
-    """The test with a trunk and three workers, on the loop of workers."""
+@on_worker_loop
+async def test_a_datagram_is_told_whole_with_its_source_and_not_before_the_start() -> None:
+    """The longest there is; and what waited is not lost."""
+    got: list[tuple[bytes, object]] = []
+    door = UdpSocket(bound(), lambda data, source: got.append((data, source)))
+    with bound() as peer:
+        for data in (b"first", b"x" * 65_507, b""):
+            peer.sendto(data, door.address)
+        assert got == []
+        door.start()
+        await until(lambda: len(got) == 3)
+        assert got == [(data, peer.getsockname()) for data in (b"first", b"x" * 65_507, b"")]
+    door.close()
 
+
+@on_worker_loop
+async def test_a_socket_that_stops_takes_what_waits_and_still_sends() -> None:
+    """More than one turn of the loop takes; closed, it sends nothing and knows where it was."""
+    got: list[bytes] = []
+    door = UdpSocket(bound(), lambda data, _source: got.append(data))
+    door.start()
+    with bound() as peer:
+        many = sip_door.READS * 2
+        for number in range(many):
+            peer.sendto(b"%d" % number, door.address)
+        door.stop()
+        door.stop()
+        assert got == [b"%d" % number for number in range(many)]
+        assert door.put(b"bye", peer.getsockname()) is Sent.GONE
+        assert peer.recvfrom(10) == (b"bye", door.address)
+        where = door.address
+        door.close()
+        assert door.put(b"late", peer.getsockname()) is Sent.REFUSED
+        assert door.address == where
+
+
+@pytest.mark.parametrize(
+    "target", [("127.0.0.1", 70_000), ("255.255.255.255", 5060), ("::1", 5060)]
+)
+def test_where_there_is_no_way_is_told(target) -> None:
+    """A port that is none, a broadcast, another family."""
+
+    @on_worker_loop
     async def run() -> None:
-        trunk = Trunk(3)
-        try:
-            await test(trunk)
-        finally:
-            trunk.close()
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return on_worker_loop(run)
-
-
-@with_trunk
-async def test_every_call_is_refused_in_sips_own_words(trunk: Trunk) -> None:
-    """503 with Retry-After from the shared port, whoever read it and whoever owns it."""
-    seen = set()
-    for number in range(30):
-        trunk.send(request(call=f"c{number}"))
-        answer, source = await trunk.answer()
-        assert source == ("127.0.0.1", trunk.port)
-        assert answer.startswith(b"SIP/2.0 503 Service Unavailable\r\n")
-        assert b"\r\nRetry-After: 7\r\n" in answer
-        assert b"\r\nCall-ID: c%d\r\n" % number in answer
-        seen.add(trunk.got[-1][0])
-    assert seen == {0, 1, 2}
-    assert trunk.counted("answered") == trunk.counted("ours") == 30
-    assert 0 < trunk.counted("given") < 30
-
-
-@with_trunk
-async def test_the_owner_gets_the_whole_datagram_and_its_source(trunk: Trunk) -> None:
-    """By a stamp as by the Call-ID."""
-    stamp = mint_stamp(trunk.loads.read(2))
-    data = request("BYE", to=stamp + "z")
-    trunk.send(data)
-    await until(lambda: trunk.got)
-    assert trunk.got == [(2, data, ("127.0.0.1", trunk.peer_port))]
-
-
-@with_trunk
-async def test_ack_cancel_responses_and_garbage_are_left_alone(trunk: Trunk) -> None:
-    """RFC 3261 §8.2.7; they are counted, and the next request is answered as ever."""
-    for data in (request("ACK"), request("CANCEL"), response(), b"\r\n\r\n", b"", b"\xff" * 2000):
-        trunk.send(data)
-    trunk.send(request("OPTIONS", "last"))
-    answer, _ = await trunk.answer()
-    assert b"CSeq: 1 OPTIONS" in answer
-    await until(lambda: trunk.counted("ignored") == 3 and trunk.counted("garbage") == 3)
-    with pytest.raises(BlockingIOError):
-        trunk.peer.recv(10)
-
-
-@with_trunk
-async def test_an_owner_that_cannot_be_reached_is_passed_over(trunk: Trunk) -> None:
-    """Somebody answers always."""
-    trunk.unreachable = {0, 1, 2}
-    for number in range(10):
-        trunk.send(request(call=f"c{number}"))
-        answer, _ = await trunk.answer()
-        assert answer.startswith(b"SIP/2.0 503 ")
-    assert trunk.counted("given") == 0
-
-
-@with_trunk
-async def test_a_retransmission_gets_the_same_answer(trunk: Trunk) -> None:
-    """Byte for byte, without anybody keeping a state."""
-    trunk.send(request())
-    first, _ = await trunk.answer()
-    trunk.send(request())
-    assert (await trunk.answer())[0] == first
-
-
-@with_trunk
-async def test_a_door_that_stops_answers_what_waits_and_what_it_is_given(trunk: Trunk) -> None:
-    """What came before it was told is not lost; afterwards its port is the others'."""
-    trunk.doors[1].close()
-    trunk.doors[2].close()
-    trunk.unreachable = {1, 2}
-    for number in range(20):
-        trunk.send(request(call=f"c{number}"))
-    trunk.doors[0].stop()
-    answers = {(await trunk.answer())[0].split(b"Call-ID: ")[1].split(b"\r")[0] for _ in range(20)}
-    assert len(answers) == 20
-    trunk.doors[0].receive(request(call="given"), ("127.0.0.1", trunk.peer_port))
-    answer, source = await trunk.answer()
-    assert b"Call-ID: given" in answer
-    assert source == ("127.0.0.1", trunk.port)
-    trunk.doors[0].close()
-    trunk.doors[0].receive(request(call="late"), ("127.0.0.1", trunk.peer_port))
-    assert not trunk.doors[0].send(b"x", ("127.0.0.1", trunk.peer_port))
-
-
-@with_trunk
-async def test_a_request_in_our_own_name_is_not_answered(trunk: Trunk) -> None:
-    """Its answer would come back to the port it was sent from."""
-    trunk.refusers[0].on_datagram(request(), ("127.0.0.1", trunk.port))
-    assert (trunk.counted("ignored"), trunk.counted("answered")) == (1, 0)
-
-
-@with_trunk
-async def test_an_answer_nobody_takes_disturbs_nothing(trunk: Trunk) -> None:
-    """A closed port's refusal comes back as an error on the socket, and the next call is answered."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
-        gone.bind(("127.0.0.1", 0))
-        for number in range(20):
-            gone.sendto(request(call=f"c{number}"), ("127.0.0.1", trunk.port))
-    await until(lambda: trunk.counted("ours") == 20)
-    trunk.send(request(call="after"))
-    assert b"Call-ID: after" in (await trunk.answer())[0]
-
-
-SCENARIO = """<?xml version="1.0" encoding="ISO-8859-1" ?>
-<scenario name="refused">
-  <send retrans="500"><![CDATA[
-
-    INVITE sip:service@[remote_ip]:[remote_port] SIP/2.0
-    Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]
-    From: sipp <sip:sipp@[local_ip]:[local_port]>;tag=[call_number]
-    To: service <sip:service@[remote_ip]:[remote_port]>
-    Call-ID: [call_id]
-    CSeq: 1 INVITE
-    Contact: sip:sipp@[local_ip]:[local_port]
-    Max-Forwards: 70
-    Content-Length: 0
-
-  ]]></send>
-  <recv response="503"/>
-  <send><![CDATA[
-
-    ACK sip:service@[remote_ip]:[remote_port] SIP/2.0
-    Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch-1]
-    From: sipp <sip:sipp@[local_ip]:[local_port]>;tag=[call_number]
-    To: service <sip:service@[remote_ip]:[remote_port]>[peer_tag_param]
-    Call-ID: [call_id]
-    CSeq: 1 ACK
-    Max-Forwards: 70
-    Content-Length: 0
-
-  ]]></send>
-</scenario>
-"""
-
-
-@pytest.mark.skipif(shutil.which("sipp") is None, reason="SIPp (Debian's sip-tester) is not there")
-def test_sipp_is_refused_as_it_expects(tmp_path: Path) -> None:
-    """An independent SIP stack sees a hundred proper refusals."""
-    scenario = tmp_path / "refused.xml"
-    scenario.write_text(SCENARIO, encoding="latin-1")
-
-    @with_trunk
-    async def run(trunk: Trunk) -> None:
-        words = ["-m", "100", "-r", "100", "-sf", str(scenario), "-timeout", "20", "-nostdin"]
-        child = await asyncio.create_subprocess_exec(
-            "sipp",
-            f"127.0.0.1:{trunk.port}",
-            "-i",
-            "127.0.0.1",
-            *words,
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        assert await child.wait() == 0
-        assert trunk.counted("answered") == 100
+        door = UdpSocket(bound(), lambda _data, _source: None)
+        assert door.put(b"x", target) is Sent.REFUSED
+        door.close()
 
     run()
+
+
+@on_worker_loop
+async def test_an_answer_nobody_takes_disturbs_nothing() -> None:
+    """A closed port's refusal comes back as an error on the socket; the next is read, and sent."""
+    got: list[bytes] = []
+    door = UdpSocket(bound(), lambda data, _source: got.append(data))
+    door.start()
+    with bound() as gone:
+        nobody = gone.getsockname()
+    with bound() as peer:
+        for number in range(20):
+            assert door.put(b"x", nobody) is not Sent.REFUSED
+            peer.sendto(b"%d" % number, door.address)
+        await until(lambda: len(got) == 20)
+    door.close()

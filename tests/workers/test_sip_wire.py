@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -491,6 +492,24 @@ async def test_pings_go_out_and_a_missing_pong_is_judged_of_who_gave_one_before(
         assert mute.hop not in one.failed
 
 
+@with_fleet
+async def test_who_asked_for_signs_of_life_gets_them_and_owes_an_answer(fleet: Fleet) -> None:
+    """RFC 5626 §4.4: Flow-Timer; the connection ends with the first ping that is not answered."""
+    one = fleet.wire(terms=terms(ping_seconds=(60.0, 60.0), pong_seconds=0.2))
+    with Peer() as peer:
+        one.wire.send(b"hello", peer.hop)
+        called = await peer.called()
+        await called.hears(b"hello")
+        (link,) = one.wire.links
+        one.wire.keep(replace(link.hop, connection=7), 0.1)
+        one.wire.keep(link.hop, 0.2)
+        await called.hears(b"hello\r\n\r\n")
+        called.send(b"\r\n")
+        await called.hears(b"hello\r\n\r\n\r\n\r\n")
+        await called.ends()
+        assert peer.hop in one.failed
+
+
 # --- fellows --------------------------------------------------------------------------------------
 
 
@@ -595,13 +614,13 @@ async def test_a_request_for_a_worker_that_just_died_waits_for_its_successor(fle
 @with_fleet
 async def test_after_a_while_somebody_answers_for_the_dead(fleet: Fleet) -> None:
     """Else its peer would wait for half a minute."""
-    one = fleet.wire()
+    one = fleet.wire(await_seconds=1.0)
     dead = request(to=_stamp_of(fleet, 1))
     fleet.loads.row(1).leave()
     with Caller.to(one.ports["tcp"]) as caller:
         caller.send(dead)
-        await until(lambda: one.got, within=8.0)
-    assert one.wire.counts["held"] >= 10
+        await until(lambda: one.got)
+    assert 2 <= one.wire.counts["held"] <= 8
 
 
 def _stamp_of(fleet: Fleet, seat: int) -> str:

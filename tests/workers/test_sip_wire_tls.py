@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from flowcatd.errors import ConfigError
+from flowcatd.options import Sip
 from flowcatd.sip.event import Hop
 from tests.workers.on_loop import open_descriptors, until
 from tests.workers.sip_wires import Fleet, request, with_fleet
 from workers.sip_links import LinkTerms
+from workers.sip_side import tls_of
 from workers.sip_tls import Tls, TlsFiles, is_for, open_tls
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not there")
@@ -34,6 +36,8 @@ class Papers:
     """sip.peer.example by DNS."""
     stranger: str
     """Nobody vouches for it."""
+    server_only: str
+    """As public authorities make them: its extended key usage lacks clientAuth."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
         make("us", "IP:127.0.0.1,URI:sip:us.example", *by),
         make("peer", "DNS:sip.peer.example,DNS:*.wild.example", *by),
         make("stranger", "IP:127.0.0.1"),
+        make("server", "DNS:sip.peer.example", *by, "-addext", "extendedKeyUsage=serverAuth"),
     )
 
 
@@ -245,6 +250,37 @@ def test_nothing_is_said_to_who_cannot_show_the_wanted_name(
         await until(lambda: len(one.wire.links) == 0)
 
     run()
+
+
+def test_wildcards_are_the_operators_to_allow(tmp_path) -> None:
+    """RFC 5922 §7.2 does not."""
+    assert [tls_of(Sip(wildcards=each), tmp_path).wildcards for each in (False, True)] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(("shown", "is_let_in"), [("server_only", False), ("peer", True)])
+def test_a_certificate_for_servers_only_proves_no_caller(papers, shown, is_let_in) -> None:
+    """RFC 5922 §7.1: extendedKeyUsage is obeyed; what the manual says of client_ca is so."""
+    server = trusting(papers, client_ca=papers.ca).server
+    client = ssl.create_default_context(cafile=papers.ca)
+    client.load_cert_chain(getattr(papers, shown))
+    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        server.wrap_bio(into, out, server_side=True),
+        client.wrap_bio(out, into, server_hostname="127.0.0.1"),
+    )
+    problem = ""
+    for end in ends * 4:
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            problem = error.verify_message
+            break
+    assert ("purpose" in problem, problem == "") == (not is_let_in, is_let_in)
 
 
 @with_fleet

@@ -81,7 +81,7 @@ async def test_who_does_not_want_sip_is_not_let_in(fleet: Fleet) -> None:
     async with serving(one) as (session, url):
         async with session.get(url) as plain:
             assert (plain.status, plain.headers["Upgrade"]) == (426, "websocket")
-        for offered in ((), ("xmpp",)):
+        for offered in ((), ("xmpp",), ("SIP",)):
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await connect(session, url, protocols=offered)
             assert refused.value.status == 400
