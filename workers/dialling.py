@@ -193,6 +193,8 @@ class Dialling:
         telephony = self._telephony
         number, reference = held.referrer
         older = telephony.find(number)
+        if held.leg is not None:
+            return  # who asked for it hung up, and left us the conversation
         if older is None or older.leg is None:
             telephony.agent.hang_up(held.number, telephony.premises.clock.now())
             return
@@ -207,9 +209,12 @@ class Dialling:
         if not event.by_peer and event.status in {408, 503} and targets:
             self._resolver.shun(targets[0])
         agent, now = self._telephony.agent, self._telephony.premises.clock.now()
-        for newer in held.wanted:
-            if newer.leg is None:  # nobody is left whom it could be connected with
-                agent.hang_up(newer.number, now)
+        ringing = [each for each in held.wanted if each.leg is None and not each.is_ended]
+        if event.by_peer and held.leg is not None and ringing:
+            # Many telephones hang up as soon as their transfer was accepted.
+            self._telephony.take_over(held, ringing.pop(0), is_up=False)
+        for newer in ringing:  # nobody is left whom it could be connected with
+            agent.hang_up(newer.number, now)
         if held.referrer is None or held.leg is not None:
             return
         number, reference = held.referrer

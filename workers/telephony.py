@@ -377,8 +377,8 @@ class Telephony:
         held.leg = SipLeg(facts, HeldLine(self, held), ends)
         return held.leg
 
-    def take_over(self, older: Held, newer: Held) -> None:
-        """The leg, and the conversation on it, goes on over another dialog."""
+    def take_over(self, older: Held, newer: Held, *, is_up: bool = True) -> None:
+        """The leg, and the conversation on it, goes on over another dialog, once that is answered."""
         leg, older.leg = older.leg, None
         if leg is None:
             return
@@ -386,9 +386,9 @@ class Telephony:
         older.parts = None
         older.remain.media.append(newer.media)
         newer.remain = older.remain
-        leg.replaced(HeldLine(self, newer), self.premises.ends(newer.media))
+        leg.replaced(HeldLine(self, newer), self.premises.ends(newer.media), is_up=is_up)
         if newer.session is not None:
-            leg.agreed(newer.session, self.premises.clock.now(), is_early=False)
+            leg.agreed(newer.session, self.premises.clock.now(), is_early=not is_up)
         if newer.parts is not None:
             newer.parts.leg = partial(self._keep, newer)
             newer.parts.changed()

@@ -24,7 +24,7 @@ from flowcatd.audio.resample import Resampler
 from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.rtp.codec import Codec
-from flowcatd.rtp.sender import Outbound
+from flowcatd.rtp.sender import EVERY_EVENT, Outbound
 from flowcatd.rtp.stream import Plan
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.rtp.watchdog import Patience
@@ -60,7 +60,8 @@ class Codecs:
     def __init__(self) -> None:
         self._made: dict[tuple[str, int], Codec] = {}
         self._opus: OpusEncoder | None = None
-        self._fmtp = ""
+        self._fmtp: str | None = None
+        """What the encoder was tuned by."""
 
     def plan(self, session: Session, manners: Manners) -> Plan:
         """The plan; LocalError for a codec that this machine does not have."""
@@ -90,6 +91,7 @@ class Codecs:
                 _ptime(said, session.ptime_ms),
                 events.send_payload if events is not None else None,
                 noise.send_payload if noise is not None else None,
+                events.understood & EVERY_EVENT if events is not None else EVERY_EVENT,
             ),
             has_reports=_has_reports(session),
             cname=manners.cname,

@@ -10,12 +10,16 @@ five verbs of the house (`transports/dtls.py`), and `Shake` begins one. There is
 rtcp-mux RTCP would want a second (RFC 5764 §4.1), so none is sent then.
 
 Signalling may agree on other keys at any time: `agreed` changes what must change and nothing else, so
-that a direction whose key stays goes on counting.
+that a direction whose key stays goes on counting. A DTLS association is a new one where the peer's
+certificate, the roles, its a=tls-id or, without that, its address are others (RFC 8842 §3.1, §4). While
+the same peer shakes hands anew, the old keys serve on, and where nothing comes of it they stay: some
+peers move and mean the old association.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import msgspec
@@ -69,7 +73,8 @@ class Secrecy:
         self._agreed: Sdes | Dtls | None = None
         self._srtp: Srtp | None = None
         self._handshake: Handshake | None = None
-        self._shaken: Sdes | None = None
+        self.shaken: Sdes | None = None
+        """The keys of the last handshake, as long as they serve; secrets."""
         self._from: Addr | None = None
         self.guard: Guard | None = None
         """For `rtp.stream.Stream.shield`."""
@@ -90,7 +95,10 @@ class Secrecy:
 
     def agreed(self, keys: Sdes | Dtls | None, now: float) -> None:
         """Signalling says what protects the media from now on; `guard` is to be asked again."""
-        if keys == self._agreed:
+        before = self._agreed
+        if isinstance(keys, Dtls) and isinstance(before, Dtls) and not keys.association:
+            keys = replace(keys, association=before.association)
+        if keys == before:
             return
         self._agreed = keys
         self._handshake = None
@@ -100,7 +108,8 @@ class Secrecy:
             case Sdes():
                 self._use(keys)
             case Dtls():
-                self._begin(keys, now)
+                is_peer = isinstance(before, Dtls) and before.fingerprints == keys.fingerprints
+                self._begin(keys, now, is_same_peer=is_peer)
 
     def receive(self, data: bytes, addr: Addr, now: float) -> bool:
         """Whether a datagram is the handshake's, and was taken by it."""
@@ -122,8 +131,10 @@ class Secrecy:
         sent = [(data, self._from) for data in handshake.outgoing()]
         for event in handshake.events():
             if isinstance(event, Secured):
-                self._shaken = event.keys
+                self.shaken = event.keys
                 self._use(event.keys)
+            elif self.is_open:
+                self._handshake = None  # the old association, then
             else:
                 self.problem = event.problem
         return sent
@@ -131,17 +142,19 @@ class Secrecy:
     def snapshot(self) -> SecrecyState:
         """Where it stands now."""
         srtp = self._srtp.snapshot() if self._srtp is not None else None
-        return SecrecyState(srtp, self._shaken if isinstance(self._agreed, Dtls) else None)
+        return SecrecyState(srtp, self.shaken if isinstance(self._agreed, Dtls) else None)
 
-    def _begin(self, peer: Dtls, now: float) -> None:
+    def _begin(self, peer: Dtls, now: float, *, is_same_peer: bool) -> None:
         taken = self._state.keys if self._state is not None else None
         if taken is not None:
-            self._shaken = taken
+            self.shaken = taken
             self._use(taken)
             return
         if self._shake is None:
             raise LocalError("DTLS was agreed on, and there is none here")
-        self._srtp, self.guard = None, _SHUT
+        if not (is_same_peer and self.shaken is not None):
+            self._srtp, self.guard, self.shaken = None, _SHUT, None
+        self._from = None
         self._handshake = self._shake(peer, now)
 
     def _use(self, keys: Sdes) -> None:

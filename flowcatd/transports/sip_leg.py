@@ -54,6 +54,7 @@ KEEP_UP_TICKS: Final = 25
 """Half a second between two looks at the clock."""
 EARLY_KEYS: Final = 32
 """Pressed before anybody hears them: an INFO may come in one turn of the loop with the ACK."""
+AWAIT_SECONDS: Final = 2.0
 GIVE_UP_EARLY: Final = 0.01
 """Seconds before the call's own deadline, which knows nothing of ringing."""
 CALL_ID_MAX: Final = 128
@@ -148,10 +149,11 @@ class SipLeg:
         else:
             self._deliver(TransferFailed(f"the transfer was answered {status}"))
 
-    def replaced(self, line: Line, ends: Ends) -> None:
+    def replaced(self, line: Line, ends: Ends, *, is_up: bool = True) -> None:
         """Another dialog takes this call over: the conversation goes on, the old ports go back.
 
-        `agreed` follows with what holds for the new dialog.
+        `agreed` follows with what holds for the new dialog, and `connected` when it was not `is_up`:
+        whom the far end wanted us to call is still being rung, and the conversation waits as on hold.
         """
         self._shut()
         if self._is_closed:
@@ -161,8 +163,13 @@ class SipLeg:
         self._line, self._ends = line, ends
         self._stream = self._wire = self._session = None
         self._codecs, self._secrecy = Codecs(), Secrecy(ends.shake)
-        self._is_up = True  # it is answered: that is what took the other's place
+        self._is_up = is_up
         self._is_handing_over = False
+        if not is_up:
+            if not self._is_held:
+                self._is_held = True
+                self._deliver(Hold(held=True))
+            self._await_media()
 
     def ended(self, ended: CallEnded, ladder: Ladder) -> None:
         """The user agent's last word; `note_ladder` may bring some more steps."""
@@ -354,11 +361,11 @@ class SipLeg:
     def tick(self, now: float) -> list[tuple[bytes, tuple[str, int] | None]]:
         """The handshake goes on; with its keys the media do."""
         secrecy, stream = self._secrecy, self._stream
-        was = secrecy.is_open
+        was = secrecy.shaken
         sent = secrecy.tick(now)
         if secrecy.problem:
             self._end(Outcome(reason=Reason.PROTOCOL_ERROR, error=secrecy.problem))
-        if secrecy.is_open and not was and stream is not None:
+        if secrecy.shaken is not was and stream is not None:
             stream.shield(secrecy.guard)
             self._direct(now)
             self._line.changed()
@@ -404,6 +411,15 @@ class SipLeg:
         is_deaf = session.events is not None or session.codec.format.name.upper() == "OPUS"
         self._keys.listen(0 if is_deaf else hears_hz)
 
+    def _await_media(self) -> None:
+        """While nobody has answered yet there are no ticks: keep the call's own watch content."""
+        call = self._call
+        if call is None or self._is_closed or self._wire is not None:
+            return
+        now = call.now()
+        call.media_came(now)
+        call.wake(now + AWAIT_SECONDS, self._await_media)
+
     def _direct(self, now: float) -> None:
         """Who may send: nobody before the answer, and not towards who holds us."""
         session, stream = self._session, self._stream
@@ -412,6 +428,7 @@ class SipLeg:
         may = self._is_up and self._secrecy.is_open
         sends, receives = session.direction.sends, session.direction.receives
         held = session.held_by_us or session.held_by_them or not sends
+        held = held or (self._feed is not None and not self._is_up)
         # Who holds us may send music, or nothing: neither is missed.
         stream.direct(now, sending=may and sends, receiving=may and receives and not held)
         if held != self._is_held:

@@ -382,6 +382,30 @@ async def test_a_telephone_hands_its_call_over_and_the_conversation_goes_on(
     assert record["reason"] == "caller_hung_up"
 
 
+async def test_who_hangs_up_once_a_transfer_was_accepted_leaves_the_conversation_to_the_other(
+    tmp_path: Path,
+) -> None:
+    """REFER, 202, BYE, while the second telephone still rings: the agent waits for it, as on hold."""
+    async with sip_phone() as first, sip_phone() as second:
+        second.answers = False
+        loopback = LOOPBACK.format(port=second.port)
+        async with fleet(tmp_path, "workers.count=1", loopback=loopback) as place:
+            talk = await first.call(place.uri())
+            await until_heard(talk, 10)
+            name = first.agent.call_id(talk.number)
+            first.refer(talk, f"sip:{NUMBER}@127.0.0.1:{second.port}")
+            newer = await second.rung()
+            first.hang_up(talk)
+            await until(lambda: talk.ended is not None, "the end of the first call")
+            second.answer(newer)
+            await until_heard(newer, 25)
+            await until_calls(place, 1)
+            second.hang_up(newer)
+            record = await place.daemon.record_of(name)
+            await until_calls(place, 0)
+    assert record["reason"] == "caller_hung_up"
+
+
 async def test_a_transfer_to_where_we_may_not_call_is_refused_and_the_call_goes_on(
     tmp_path: Path,
 ) -> None:
