@@ -252,8 +252,8 @@ async def test_a_transfer_rings_no_longer_than_a_call_may(tmp_path: Path) -> Non
             await worker.empty()
 
 
-async def test_nobody_rings_for_a_conversation_that_is_over(tmp_path: Path) -> None:
-    """Who asked for the transfer hangs up while it rings."""
+async def test_a_conversation_that_waits_for_who_will_not_answer_is_over(tmp_path: Path) -> None:
+    """Who asked for the transfer hangs up while it rings, and then whom it was to go to refuses."""
     async with sip_phone() as phone, sip_phone() as target:
         target.answers = False
         async with sip_worker(tmp_path, towards(target)) as worker:
@@ -261,7 +261,9 @@ async def test_nobody_rings_for_a_conversation_that_is_over(tmp_path: Path) -> N
             phone.refer(talk, f"sip:{NUMBER}@example.net")
             ringing = await target.rung()
             phone.hang_up(talk)
-            await until(lambda: ringing.ended is not None)
+            await until(lambda: talk.ended is not None)
+            assert ringing.ended is None
+            target.hang_up(ringing)
             await worker.empty()
 
 

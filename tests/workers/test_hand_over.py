@@ -436,7 +436,7 @@ def test_garbage_costs_its_sender_its_connection(runtime, message, descriptors, 
     @with_seats
     async def run(two: Two) -> None:
         with two.a.give(1):
-            await until(lambda: two.b.taken)
+            await until(lambda: two.b.taken and not len(two.a.wire))
         before = open_descriptors()
         ours, caller = socket.socketpair()
         with fake_giver(two.runtime, 1) as wire, caller:

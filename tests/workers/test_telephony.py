@@ -196,6 +196,8 @@ async def test_a_replacement_of_a_conversation_that_has_none_is_hung_up(tmp_path
             late = await other.call(f"sip:x@127.0.0.1:{worker.port}", replaces=text)
             await until(lambda: late.ended is not None)
             phone.hang_up(talk)
+            await until(lambda: talk.ended is not None)
+            target.hang_up(ringing)
             await worker.empty()
 
 
