@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,19 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, seen: Bystander) -> 
     async for message in socket:
         if message.type is aiohttp.WSMsgType.BINARY:
             seen.heard.append(message.data)
+
+
+def free_block(ports: int) -> int:
+    """So many ports in a row, free for UDP and TCP, the first even, below the kernel's own."""
+    for _ in range(200):
+        first = 21_000 + 2 * secrets.randbelow(5_500)
+        with ExitStack() as taken:
+            try:
+                for port in range(first, first + ports):
+                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                        probe = taken.enter_context(socket.socket(socket.AF_INET, kind))
+                        probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")

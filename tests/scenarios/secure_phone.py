@@ -13,7 +13,6 @@ import asyncio
 import datetime as dt
 import ipaddress
 import secrets
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -394,20 +393,6 @@ async def _started(manner: Manner | None, extras: Extras | None) -> SecurePhone:
 def dtls(*, shown: Fingerprint | None = None) -> Extras:
     """A certificate of its own."""
     return Extras(certificate=make_certificate(), shown=shown)
-
-
-def quiet_port() -> int:
-    """A port that is free for UDP and TCP, outside what connections of others linger on."""
-    for _ in range(100):
-        port = 20_100 + secrets.randbelow(12_000)
-        try:
-            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                with socket.socket(socket.AF_INET, kind) as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no port is free")
 
 
 # --- certificates ---------------------------------------------------------------------------------

@@ -8,23 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from flowcatd.sip.agent_event import Connected, Media
-from tests.scenarios.daemon import Daemon, running, until
+from tests.scenarios.daemon import Daemon, free_block, running, until
 from tests.scenarios.sip_phone import SipPhone, Talk, sip_phone
 
 pytestmark = pytest.mark.scenario
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until_heard(talk: Talk, frames: int = 25) -> None:
@@ -35,8 +27,10 @@ async def until_heard(talk: Talk, frames: int = 25) -> None:
 
 async def test_a_telephone_calls_and_hears_the_echo_of_itself(tmp_path: Path) -> None:
     """INVITE, 200, ACK, audio both ways, BYE; the record says how it went."""
-    port = free_port()
-    async with running(tmp_path, f"sip.port={port}", "workers.count=1", "records.record=true") as daemon:
+    port = free_block(1)
+    async with running(
+        tmp_path, f"sip.port={port}", "workers.count=1", "records.record=true"
+    ) as daemon:
         async with sip_phone() as phone:
             talk = await phone.call(f"sip:anyone@127.0.0.1:{port}")
             assert talk.has(Connected), talk.ended
@@ -67,16 +61,14 @@ async def test_a_telephone_calls_and_hears_the_echo_of_itself(tmp_path: Path) ->
 def record_name(phone: SipPhone) -> str:
     """The run id of the phone's latest call: its Call-ID."""
     line = next(
-        each
-        for each in phone.sent[0].decode().splitlines()
-        if each.lower().startswith("call-id:")
+        each for each in phone.sent[0].decode().splitlines() if each.lower().startswith("call-id:")
     )
     return line.partition(":")[2].strip()
 
 
 async def test_a_held_call_is_silent_and_comes_back(tmp_path: Path) -> None:
     """Hold and resume by re-INVITE; nothing is heard meanwhile, and afterwards all is as before."""
-    port = free_port()
+    port = free_block(1)
     async with running(tmp_path, f"sip.port={port}", "workers.count=1"), sip_phone() as phone:
         talk = await phone.call(f"sip:anyone@127.0.0.1:{port}")
         await until_heard(talk)
@@ -92,13 +84,12 @@ async def test_a_held_call_is_silent_and_comes_back(tmp_path: Path) -> None:
 
 async def worker_of(daemon: Daemon) -> int:
     """The pid of the only worker."""
-    lines = [line for line in daemon.log("worker.started")]
-    return int(lines[-1]["pid"])
+    return int(daemon.log("worker.started")[-1]["pid"])
 
 
 async def test_a_call_survives_the_death_of_its_worker(tmp_path: Path) -> None:
-    """kill -9: the slot's next process has the dialog, the ports and the SSRC; audio is back within 1 s."""
-    port = free_port()
+    """Kill -9: the slot's next process has the dialog, the ports and the SSRC; audio is back within 1 s."""
+    port = free_block(1)
     settings = ("workers.count=1", "records.record=true", "records.journal=true")
     async with running(tmp_path, f"sip.port={port}", *settings) as daemon, sip_phone() as phone:
         talk = await phone.call(f"sip:anyone@127.0.0.1:{port}")

@@ -10,11 +10,9 @@ import asyncio
 import json
 import os
 import re
-import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import aiohttp
 import pytest
 
 from flowcatd.sip.agent_event import CallEnded, CallTerms, Connected, Media
-from tests.scenarios.daemon import Daemon, running, until
+from tests.scenarios.daemon import Daemon, free_block, running, until
 from tests.scenarios.sip_phone import Manner, SipPhone, Talk, sip_phone
 from tests.scenarios.test_07_fleet import operate, slots_of
 from tests.scenarios.test_12_sip import until_heard
@@ -65,22 +63,6 @@ class Fleet:
         """The record of a call by its Call-ID."""
         del phone
         return await self.daemon.record_of(call_id)
-
-
-def free_block(ports: int) -> int:
-    """So many ports in a row, free for UDP and TCP, the first even, below the kernel's own."""
-    for _ in range(200):
-        first = 21_000 + 2 * secrets.randbelow(5_500)
-        with ExitStack() as taken:
-            try:
-                for port in range(first, first + ports):
-                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                        probe = taken.enter_context(socket.socket(socket.AF_INET, kind))
-                        probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")
 
 
 def write_trunks(directory: Path, **files: str) -> None:

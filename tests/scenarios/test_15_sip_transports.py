@@ -22,14 +22,13 @@ from pathlib import Path
 import pytest
 
 from flowcatd.sip.agent_event import Connected
-from tests.scenarios.daemon import READY_SECONDS, ROOT, until
+from tests.scenarios.daemon import READY_SECONDS, ROOT, free_block, until
 from tests.scenarios.secure_phone import (
     Extras,
     Papers,
     SecurePhone,
     Tape,
     papers,
-    quiet_port,
     secure_phone,
 )
 from tests.scenarios.sip_phone import Manner, sip_phone
@@ -74,7 +73,7 @@ class Heard:
 @asynccontextmanager
 async def listening(tmp_path: Path, *settings: str, **trunks: str) -> AsyncIterator[Fleet]:
     """A fleet on a port where no TCP connection lingers, either."""
-    port = quiet_port()
+    port = free_block(1)
     async with fleet(tmp_path, *settings, f"sip.port={port}", **trunks) as place:
         place.port = port
         yield place
@@ -84,7 +83,7 @@ async def listening(tmp_path: Path, *settings: str, **trunks: str) -> AsyncItera
 async def everywhere(tmp_path: Path, *settings: str) -> AsyncIterator[tuple[Fleet, Heard]]:
     """A daemon that listens on all there is; and who may be believed."""
     shown = papers(tmp_path, "daemon")
-    tls_port = quiet_port()
+    tls_port = free_block(1)
     files = (f"sip.certificate={shown.certificate}", f"sip.certificate_key={shown.key}")
     said = (KEYS, f"sip.tls_port={tls_port}", *files, "sip.host6=::1")
     async with listening(tmp_path, *said, *settings, loopback=TRUNK) as place:

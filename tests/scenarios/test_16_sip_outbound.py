@@ -21,10 +21,10 @@ from flowcatd.sip.agent_event import Connected
 from flowcatd.sip.digest import Gate, Judgement
 from flowcatd.sip.event import Hop
 from flowcatd.sip.message import Request, Response, build_response
-from tests.scenarios.daemon import until
+from tests.scenarios.daemon import free_block, until
 from tests.scenarios.sip_phone import Manner, SipPhone, Talk, sip_phone
 from tests.scenarios.test_12_sip import until_heard
-from tests.scenarios.test_13_sip_fleet import AGENTS, Fleet, fleet, free_block, parted, until_calls
+from tests.scenarios.test_13_sip_fleet import AGENTS, Fleet, fleet, parted, until_calls
 
 pytestmark = pytest.mark.scenario
 
