@@ -320,7 +320,9 @@ class Call:
         if self.state is State.WAITING:
             self.end(
                 Outcome(
-                    reason=Reason.NEVER_STARTED, error="its media did not begin in time", close_code=1008
+                    reason=Reason.NEVER_STARTED,
+                    error="its media did not begin in time",
+                    close_code=1008,
                 )
             )
 

@@ -378,9 +378,6 @@ class CallEvent(_Message, frozen=True, kw_only=True, tag="call_event"):
     trunk: str = ""
 
 
-ToOperator = Reply
-ToSwitchboard = Ask | Report
-"""Everything that may arrive at the ROUTER."""
 FromSupervisor = Fleet | Answer
 """What the supervisor tells the switchboard."""
 

@@ -96,13 +96,6 @@ def notify_socket(*, environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("NOTIFY_SOCKET", "")
 
 
-def watchdog_seconds(*, environ: Mapping[str, str] = os.environ) -> float:
-    """How often systemd wants a sign of life from this process; 0 for never."""
-    microseconds = environ.get("WATCHDOG_USEC", "")
-    meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(microseconds) / 1e6 if meant and microseconds.isdigit() else 0.0
-
-
 def wants_colour(stream: TextIO, *, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a person looks at this stream on a terminal that shows colours."""
     plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"

@@ -78,11 +78,6 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """Of a call over SIP: what `transports/sip_leg.py` needs to go on; null elsewhere. It holds keys."""
 
     @property
-    def resumptions(self) -> int:
-        """How often the call has been taken up by now."""
-        return self.ledger.resumed
-
-    @property
     def carrier_call_id(self) -> str:
         """The carrier's own name for the call; empty where it has none."""
         return self.ledger.carrier_call_id

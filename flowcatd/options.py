@@ -247,6 +247,8 @@ class Sip:
     """PEM file of the authorities that callers over TLS must have a certificate of; empty asks none."""
     trusted_ca: str = ""
     """PEM file of the authorities we believe when we connect; empty is the system's."""
+    wildcards: bool = False
+    """Whether `*.example.com` in the certificate of whom we connect to is `sip.example.com`."""
     public_host: str = ""
     """What we call ourselves in Via, Contact and SDP over IPv4; empty is the socket's own address."""
     public_host6: str = ""

@@ -20,6 +20,7 @@ from flowcatd.agent.dialog_file import check_dialog, load_dialog, read_dialog
 from flowcatd.agent.script import Dialog
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, nearest
+from flowcatd.links.text_file import read_text
 from flowcatd.options import Secret
 from flowcatd.providers.catalogue import Catalogue
 from flowcatd.providers.row import load_rows
@@ -31,7 +32,6 @@ from supervisor.config import (
     add_config_arguments,
     open_config,
     read_config,
-    read_text,
     with_trunks,
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flowcatd.environment import reveal
 from flowcatd.errors import ConfigError, nearest
+from flowcatd.links.text_file import read_text
 from flowcatd.options import Options
 from flowcatd.settings import is_loopback
 from flowcatd.sip.trunk import Trunk
@@ -29,12 +30,12 @@ _AGENT = re.compile(r"\s*\"?agent\"?\s*=")
 
 def check_sip(config: Config, agents: Collection[str]) -> list[ConfigError]:
     """Everything; `agents` are the names of those there are."""
-    from workers.trunks import check_trunks, read_trunk_text, trunk_files  # noqa: PLC0415
+    from workers.trunks import check_trunks, trunk_files  # noqa: PLC0415
 
     problems = check_trunks(config.trunks_directory)
     if not problems:
         for path in trunk_files(config.trunks_directory):
-            text = read_trunk_text(path)
+            text = read_text(path)
             trunk = load_trunk(text, str(path))
             if trunk.peer.enabled:
                 problems += _check_secrets(trunk, text, path)

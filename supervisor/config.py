@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flowcatd.errors import ConfigError
+from flowcatd.links.text_file import read_text
 from flowcatd.options import Options, Secret
 from flowcatd.settings import load_options
 from flowcatd.sip.trunk import Trunk
@@ -21,9 +21,6 @@ FOUND = (Path("conf/flowcatd.toml"), Path("/etc/flowcatd/flowcatd.toml"))
 """Where a configuration is looked for, in this order."""
 DEFAULTS = "built-in defaults"
 """What errors call the configuration when there is no file."""
-
-# A configuration is a few kilobytes; something larger was named by mistake.
-_FILE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +107,3 @@ def read_config(file: Path | None) -> tuple[str, str | None]:
     if file is None:
         file = next((path for path in FOUND if path.is_file()), None)
     return (DEFAULTS, None) if file is None else (str(file), read_text(file))
-
-
-def read_text(path: Path) -> str:
-    """A configuration file's text; raises ConfigError with the reason."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_FILE_BYTES + 1)
-        if len(data) > _FILE_BYTES:
-            raise ConfigError(str(path), f"is longer than {_FILE_BYTES} bytes")
-        return data.decode()
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}", "is not UTF-8") from error

@@ -410,7 +410,6 @@ class Daemon:
         self._second.pulse_at = min(self._second.pulse_at, now() + 0.05)
 
     def _came_or_went(self, action: Started | Lost | Gone | Stopped | Finished) -> None:
-        report(action)
         match action:
             case Stopped(slot) if self._ending:
                 # Nobody will accept there any more: better refused at once than left waiting.
@@ -423,6 +422,7 @@ class Daemon:
                 self._second.away.discard(slot)
                 self._holdings.open_doors(slot)
                 self._steer()
+        report(action)  # last: who reads that a worker is away may rely on it
 
     def _steer(self) -> None:
         """Connections go to who is there; a fork lists its slot, and the last one stays listed."""

@@ -78,6 +78,7 @@ def preload() -> None:
             importlib.import_module(name)
     for name in SWITCHBOARD:
         _import_if_installed(name)
+    _warm()
     started = started_things(before)
     if started:
         raise LocalError(f"an import before the fork has started {', '.join(started)}")
@@ -110,6 +111,17 @@ def _rooms(package: str) -> Iterator[str]:
             yield from _rooms(module.name)
         else:
             yield module.name
+
+
+def _warm() -> None:
+    """Make a certificate for media, and forget it.
+
+    What OpenSSL looks up when it first makes, signs and loads one are 9 MB, which each worker would own.
+    Keys are not shared by it: each worker makes its own, from random numbers that notice the fork.
+    """
+    dtls = importlib.import_module("flowcatd.transports.dtls")
+    if dtls.available():
+        dtls.make_certificate()
 
 
 def _import_if_installed(name: str) -> None:

@@ -75,7 +75,18 @@ PURE = (
 IMPURE = {
     *("asyncio", "concurrent", "multiprocessing", "os", "select", "selectors", "socket", "ssl"),
     *("logging", "random", "secrets", "subprocess", "threading", "time"),
-    *("aiohttp", "aiortc", "dns", "grpc", "http", "httpx", "psutil", "requests", "structlog", "urllib3"),
+    *(
+        "aiohttp",
+        "aiortc",
+        "dns",
+        "grpc",
+        "http",
+        "httpx",
+        "psutil",
+        "requests",
+        "structlog",
+        "urllib3",
+    ),
     *("uvloop", "websockets", "zmq"),
 }
 

@@ -153,7 +153,7 @@ class Adoption:
         capabilities = self._capabilities(kept.trunk)
         media: MediaPorts = premises.take_ports_again(hop, kept.port)
         try:
-            local = premises.local(hop, media)
+            local = premises.local(hop, media, capabilities.secrecy)
             number = agent.restore(kept.call, capabilities, local, now, policy.answerer(kept.trunk))
         except Exception:
             media.give_back()

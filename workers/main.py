@@ -168,7 +168,9 @@ class _Worker:
             rest = Rest(sip.dialling, token, options.calls.retry_after_seconds)
             doors.dial, doors.sip = rest.place, sip.wire.websocket
             sip.open(wiring, entrance.give_sip, watch.refused)
-            ending.push_async_callback(sip.close)  # before fellows' lines: they are told what is gone
+            ending.push_async_callback(
+                sip.close
+            )  # before fellows' lines: they are told what is gone
             household.outside.sip = partial(count, sip)
         household.outside.hand_overs = entrance.hand_overs
         household.outside.helpers_lost = lambda: speech.helpers_lost

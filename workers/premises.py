@@ -22,9 +22,9 @@ from flowcatd.sip.agent_event import Here
 from flowcatd.sip.dialog import nearest
 from flowcatd.sip.event import Hop
 from flowcatd.sip.resolve import DEFAULT_PORT
-from flowcatd.sip.session import Local
+from flowcatd.sip.session import Local, Secrecy
 from flowcatd.sip.uri import Uri
-from flowcatd.transports.dtls import Certificate, Dtls
+from flowcatd.transports.dtls import Certificate, Dtls, make_certificate
 from flowcatd.transports.pacer import Pacer
 from flowcatd.transports.sip_leg import Ends
 from workers.agents import Agent
@@ -42,6 +42,16 @@ GONE_MAX: Final = 4096
 """Connections that are known to be lost; their calls end, or go on elsewhere, before there are as many."""
 FIRST_MEDIA_SECONDS: Final = 30.0
 """From the answer to the first packet: some far ends need ours first."""
+
+
+_PARAMETERS: Final[dict[str, dict[str, str | None]]] = {
+    "UDP": {},
+    "TCP": {"transport": "tcp"},
+    "TLS": {"transport": "tls"},
+    "WS": {"transport": "ws"},
+    "WSS": {"transport": "ws"},
+}
+"""Of our Contact; RFC 7118 §5.2 knows no wss."""
 
 
 def _untold(_cause: str) -> None:
@@ -66,12 +76,13 @@ class Premises:
     """Told of every call that is over, with what was its ports."""
     answered_after: Callable[[float], None]
     """Told how many seconds an INVITE took to be answered."""
-    certificate: Certificate | None = None
-    """What we show in handshakes of media; None where there are none."""
+    has_dtls: bool = False
+    """Whether media may be agreed on whose keys come from a handshake."""
     refused: Callable[[str], None] = _untold
     """Told of every INVITE that became no call, by a word of metrics.REFUSALS."""
     wire: SipWire = field(init=False)
     pacer: Pacer = field(init=False)
+    _made: Certificate | None = field(default=None, init=False)
     _gone: dict[Hop, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +96,7 @@ class Premises:
     def here(self, hop: Hop) -> Here:
         """What we call ourselves towards this hop."""
         host, port = self.wire.here(hop)
-        parameters = {} if hop.transport == "UDP" else {"transport": hop.transport.lower()}
+        parameters = _PARAMETERS[hop.transport]
         contact = Uri("sip", host=host, user=self.stamp, port=port, parameters=parameters)
         return Here(host, port, contact)
 
@@ -109,10 +120,18 @@ class Premises:
             if len(self._gone) > GONE_MAX:
                 del self._gone[next(iter(self._gone))]
 
-    def local(self, hop: Hop, media: MediaPorts) -> Local:
+    def local(self, hop: Hop, media: MediaPorts, secrecy: Secrecy = Secrecy.ALLOWED) -> Local:
         """What a description towards this hop says about our media."""
-        shown = self.certificate.fingerprint if self.certificate is not None else None
+        is_shown = self.has_dtls and secrecy is not Secrecy.OFF
+        shown = self._certificate.fingerprint if is_shown else None
         return Local(self.wire.here(hop)[0].strip("[]"), media.pair.port, fingerprint=shown)
+
+    @property
+    def _certificate(self) -> Certificate:
+        """What we show in handshakes of media; made for the first call that may want one."""
+        if self._made is None:
+            self._made = make_certificate()
+        return self._made
 
     def take_ports(self, hop: Hop) -> MediaPorts:
         """A pair of ports for a call with this hop; CapacityError when there is none."""
@@ -146,9 +165,8 @@ class Premises:
             patience=Patience(FIRST_MEDIA_SECONDS, self.options.calls.silence_seconds),
             wall_offset=time.time() - time.monotonic(),
             cname=secrets.token_hex(8).encode(),
-            shake=self._shake if self.certificate is not None else None,
+            shake=self._shake if self.has_dtls else None,
         )
 
     def _shake(self, agreed: session.Dtls, now: float) -> Dtls:
-        assert self.certificate is not None
-        return Dtls(self.certificate, agreed, now)
+        return Dtls(self._certificate, agreed, now)

@@ -77,13 +77,12 @@ class SipSide:
         self._around = around
         self._give: Give = _to_nobody
         self.counts = plan.trunk_counts.of(plan.seat)
-        certificate = dtls.make_certificate() if dtls.available() else None
         self.policy = Policy(
             plan.trunks,
             reveal,
             lambda: secrets.token_bytes(16),
             self.counts,
-            PolicyTerms(codecs=installed_codecs(), has_dtls=certificate is not None),
+            PolicyTerms(codecs=installed_codecs(), has_dtls=dtls.available()),
         )
         self._tell_problems()
         stamp = mint_stamp(plan.load.read(plan.seat))
@@ -99,7 +98,7 @@ class SipSide:
             ports=_ports(plan),
             ended=around.ended,
             answered_after=around.answered_after,
-            certificate=certificate,
+            has_dtls=dtls.available(),
         )
         self.telephony = Telephony(self.premises, self.policy)
         self.wire = self._open_wire()

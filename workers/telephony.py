@@ -6,8 +6,7 @@
 
 Here meet what the user agent wants to know (may this one in, who answers, is there room, which port)
 and those who know it: Policy, the call table, `Premises`, Wiring. Everything from an INVITE to its 200
-happens in one turn of the loop. What raises while an event is handed on ends that call; the next event
-is another call's.
+happens in one turn of the loop. What raises while an event is handed on ends that call and no other.
 
 Who has no room although it was chosen passes the INVITE on to a fellow who has; only when nobody has
 is it a 503. Calls of ours and transfers are in `dialling.py`, the calls of a dead worker in
@@ -307,6 +306,8 @@ class Telephony:
         older = None if event.replaces is None else self._held.get(event.replaces)
         if older is not None and older.leg is None:
             raise SipError("a Replaces of a call without a conversation", 481)
+        if older is not None and older.counted.trunk != counted.trunk:
+            raise SipError("a Replaces of another trunk's call", 403)  # RFC 3891 §3
         self.premises.agent(arrived.agent)
         key = ("sip", event.call)
         if older is None and not self.premises.table.promise(key):
@@ -357,7 +358,7 @@ class Telephony:
 
     def negotiation(self, capabilities: Capabilities, hop: Hop, media: MediaPorts) -> Negotiation:
         """Descriptions of a new call whose media are at these ports."""
-        local = self.premises.local(hop, media)
+        local = self.premises.local(hop, media, capabilities.secrecy)
         return Negotiation(capabilities, local, str(secrets.randbits(53)), secrets.token_bytes)
 
     def hold(self, number: CallNumber, hop: Hop, counted: Counted, media: MediaPorts) -> Held:

@@ -23,6 +23,7 @@ import msgspec
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
+PROGRAM = (sys.executable, "-c", "import sys; from supervisor.cli import main; sys.exit(main())")
 PARTS = ("Rss", "Pss", "Private_Clean", "Private_Dirty")
 
 
@@ -43,6 +44,8 @@ class Daemon:
     metrics_port: int
     place: Path
     """Everything it writes stands below it."""
+    sip_port: int = 0
+    """Of SIP over UDP and TCP; 0 where it has none."""
 
     @property
     def records(self) -> Path:
@@ -64,6 +67,14 @@ class Daemon:
         """The path and query of a media socket."""
         asked = "&".join(f"{key}={value}" for key, value in query.items())
         return f"/telephony/ws/{carrier}/{run_id}?{asked}"
+
+    def trunk_calls(self) -> dict[str, int]:
+        """How many live calls each trunk counts, as `flowcatd trunks` tells."""
+        where = f"ipc://{self.place / 'run' / 'control.sock'}"
+        words = ("trunks", "--json", "--connect", where)
+        told = subprocess.run([*PROGRAM, *words], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        trunks = msgspec.json.decode(told.stdout)["trunks"]
+        return {trunk["name"]: trunk["inbound"] + trunk["outbound"] for trunk in trunks}
 
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, by its name with labels."""
@@ -106,10 +117,9 @@ def daemon(config: str, settings: Mapping[str, object]) -> Iterator[Daemon]:
             **settings,
         }
         words = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-        program = "import sys; from supervisor.cli import main; sys.exit(main())"
         with (place / "log").open("wb") as err:
             running = subprocess.Popen(
-                [sys.executable, "-c", program, "serve", "--config", str(ROOT / config), *words],
+                [*PROGRAM, "serve", "--config", str(ROOT / config), *words],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=err,
@@ -118,7 +128,7 @@ def daemon(config: str, settings: Mapping[str, object]) -> Iterator[Daemon]:
             assert running.stdout is not None
             if not running.stdout.readline():  # it says where it serves once it does
                 raise SystemExit((place / "log").read_text(encoding="utf-8"))
-            here = Daemon(port, metrics_port, place)
+            here = Daemon(port, metrics_port, place, int(str(given["sip.port"])))
             until(lambda: here.worker() != 0)
             yield here
         finally:
@@ -136,6 +146,14 @@ def until(condition: Callable[[], bool], within: float = START_SECONDS) -> float
             raise SystemExit("the daemon did not get there in time")
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+def free_udp_port() -> int:
+    """A port that is free for UDP and TCP just now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(one.getsockname())
+        return int(one.getsockname()[1])
 
 
 def _free_ports() -> tuple[int, int]:

@@ -1,12 +1,13 @@
 """Ten thousand short calls: nothing of them may be left, and memory must lie flat.
 
-Run: `python -m bench.fleet.soak [--calls 10000] [--kept] [--json]`; `make soak` runs both kinds.
+Run: `python -m bench.fleet.soak [--calls 10000] [--sip] [--kept] [--json]`; `make soak` runs all kinds.
 
 A real daemon with two workers; calls of the echo agent over loopback, some at a time, each of which
-says stamped frames, hears every one of them again and hangs up. `--kept` writes recordings, records and
-journals, as a daemon does that is not being measured. At each fifth of the calls the daemon gets
-REST_SECONDS to itself, so that what is garbage is gone, and is looked at: memory and descriptors of
-each worker from outside, tasks and leftovers as it tells them.
+says stamped frames, hears them again and hangs up. `--kept` writes recordings, records and journals, as
+a daemon does that is not being measured. With `--sip` the calls come by SIP and RTP instead of
+WebSockets (`sip_calls.py`). At each fifth of the calls the daemon gets REST_SECONDS to itself, so that
+what is garbage is gone, and is looked at: memory and descriptors of each worker from outside, tasks and
+leftovers as it tells them.
 
 The exit status is 1 when anything is left: see `faults`. By the first look a worker has met all that
 calls need, its fellow's socket included, so descriptors are compared with it. Its heap goes on
@@ -21,14 +22,15 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count, pairwise
 
 import aiohttp
 import msgspec
 
-from bench.fleet.daemon import Daemon, daemon, descriptors_of, memory_of, until
+from bench.fleet import sip_calls
+from bench.fleet.daemon import Daemon, daemon, descriptors_of, free_udp_port, memory_of, until
 
 STEPS = 5
 AT_ONCE = 24
@@ -36,6 +38,10 @@ FRAMES = 10
 """Fewer than playout's lead holds, so that all come back at once."""
 REST_SECONDS = 9.0
 """Leftovers are asked for five seconds after a call's end, collections run two seconds apart."""
+SIP_REST_SECONDS = 42.0
+"""Over UDP a transaction is remembered for 64*T1, 32 seconds, after its end (RFC 3261 §17.2.2)."""
+WHYS = 5
+"""Wrong calls of each fifth whose faults are told."""
 TOLD_SECONDS = 15.0
 """Tasks are counted every ten seconds, and told a second later."""
 CALL_SECONDS = 20.0
@@ -80,6 +86,14 @@ class Report:
     journals: int
     """Calls that still stand in the journal."""
     records: int
+    counted: int = 0
+    """Calls that a trunk still counts."""
+    busy: int = 0
+    """How often there was no room, and the caller called again; nothing wrong with it."""
+    calls_per_second: float = 0.0
+    """While there were calls."""
+    why: list[str] = field(default_factory=list)
+    """Of some calls by SIP that went wrong."""
 
 
 def faults(report: Report) -> list[str]:
@@ -91,6 +105,7 @@ def faults(report: Report) -> list[str]:
         "things were left, by the log": report.leaked,
         "errors are in the log": report.errors,
         "journals of calls that are over": report.journals,
+        "calls that a trunk still counts": report.counted,
         "descriptors more than when warm": sum(last.descriptors) - sum(warm.descriptors),
         "tasks more than before": last.tasks - first.tasks,
         "timers more than before": last.wakes - first.wakes,
@@ -184,9 +199,25 @@ def slope(looks: Sequence[Look], worker: int) -> float:
     return round(sum((x - mean_x) * (y - mean_y) for x, y in points) / spread, 1)
 
 
-def soak(calls: int, *, kept: bool, rest: float = REST_SECONDS, show: bool = False) -> Report:
+@dataclass(slots=True)
+class Tally:
+    """What the callers met."""
+
+    wrong: int = 0
+    busy: int = 0
+    seconds: float = 0.0
+    why: list[str] = field(default_factory=list)
+
+
+def soak(
+    calls: int, *, kept: bool, sip: bool = False, rest: float = 0.0, show: bool = False
+) -> Report:
     """Run it; a shorter `rest` between its parts makes memory less true, and nothing else."""
+    last_rest = SIP_REST_SECONDS if sip else REST_SECONDS
+    rest = rest or last_rest
     settings: dict[str, object] = {"workers.count": 2, "calls.per_worker": 2 * AT_ONCE}
+    if sip:
+        settings["sip.port"] = free_udp_port()
     if kept:
         for name in ("recording", "transcript", "record", "journal"):
             settings[f"records.{name}"] = "true"
@@ -196,36 +227,60 @@ def soak(calls: int, *, kept: bool, rest: float = REST_SECONDS, show: bool = Fal
         workers = [int(str(line["pid"])) for line in here.log("worker.started")]
         until(lambda: total(here, "flowcatd_tasks") > 0)
         time.sleep(rest / 4)
-        looks = [look(here, workers, 0)]
-        wrong = 0
+        looks, tally = [look(here, workers, 0)], Tally()
         bounds = [calls * step // STEPS for step in range(STEPS + 1)]
         for first, most in pairwise(bounds):
-            wrong += asyncio.run(many_calls(here, first, most, _progress(calls, show=show)))
-            time.sleep(rest if most < calls else REST_SECONDS)
+            _some(here, (first, most), tally, _progress(calls, show=show))
+            time.sleep(rest if most < calls else last_rest)
             looks.append(look(here, workers, most))
         before = looks[0]
         until(lambda: total(here, "flowcatd_calls_live") == 0)
         _settle(lambda: total(here, "flowcatd_tasks") <= before.tasks)
         looks[-1] = look(here, workers, calls)
-        records = sum(
-            not path.name.endswith(".transcript.json") for path in here.records.glob("*.json")
-        )
-        left = [path for path in here.records.rglob("journal/**/*") if path.suffix == ".json"]
+        records, journals = _kept(here)
+        counted = sum(here.trunk_calls().values()) if sip else 0
         lines = here.log()
     leaked = [line for line in lines if line["event"] == "call.leaked"]
     errors = [line for line in lines if line["level"] == "error" and line not in leaked]
     slopes = [slope(looks, worker) for worker in range(len(workers)) if calls >= MEANINGFUL]
     return Report(
-        kind="kept" if kept else "bare",
+        kind=("kept" if kept else "bare") + (" sip" if sip else ""),
         seconds=round(time.monotonic() - began, 1),
-        wrong=wrong,
+        wrong=tally.wrong,
         slopes=slopes,
         looks=looks,
         leaked=len(leaked),
         errors=len(errors),
-        journals=len(left),
+        journals=journals,
         records=records if kept else -1,
+        counted=counted,
+        busy=tally.busy,
+        why=tally.why,
+        calls_per_second=round(calls / tally.seconds, 1),
     )
+
+
+def _some(here: Daemon, bounds: tuple[int, int], tally: Tally, told: Callable[[int], None]) -> None:
+    """The calls from the first number to before the last."""
+    began = time.monotonic()
+    if here.sip_port:
+        said = [[stamp(number, frame) for frame in range(FRAMES)] for number in range(*bounds)]
+        met = sip_calls.run(here.sip_port, said, AT_ONCE, told)
+        tally.busy += met.busy
+        tally.wrong += len(met.wrong)
+        tally.why += met.wrong[:WHYS]
+    else:
+        tally.wrong += asyncio.run(many_calls(here, *bounds, told))
+    tally.seconds += time.monotonic() - began
+
+
+def _kept(here: Daemon) -> tuple[int, int]:
+    """Records, and journals of calls, on the disk."""
+    records = [
+        path for path in here.records.glob("*.json") if not path.name.endswith(".transcript.json")
+    ]
+    journals = [path for path in here.records.rglob("journal/**/*") if path.suffix == ".json"]
+    return len(records), len(journals)
 
 
 def _settle(condition: Callable[[], bool]) -> None:
@@ -247,13 +302,15 @@ def _progress(calls: int, *, show: bool) -> Callable[[int], None]:
 
 def page(report: Report) -> str:
     """For people."""
-    lines = [f"Python {sys.version.split()[0]}, {report.kind}, {report.seconds:.0f} s; KiB"]
+    pace = f"{report.calls_per_second} calls a second, {report.busy} times no room"
+    lines = [f"Python {sys.version.split()[0]}, {report.kind}, {report.seconds:.0f} s, {pace}; KiB"]
     lines += [
         f"{each.calls:6} calls: own {each.own}, rss {each.rss}, descriptors {each.descriptors}, "
         f"tasks {each.tasks}, timers {each.wakes}, leftovers {each.leftovers}"
         for each in report.looks
     ]
     lines += [f"slope of the second half: {report.slopes} KiB a thousand calls"]
+    lines += [f"a call {why}" for why in report.why]
     lines += [f"FAULT: {fault}" for fault in faults(report)]
     return "\n".join(lines)
 
@@ -263,9 +320,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fleet.soak", description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--kept", action="store_true", help="write recordings, records, journals")
+    parser.add_argument("--sip", action="store_true", help="call by SIP and RTP")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
-    report = soak(arguments.calls, kept=arguments.kept, show=sys.stderr.isatty())
+    kinds = {"kept": arguments.kept, "sip": arguments.sip}
+    report = soak(arguments.calls, **kinds, show=sys.stderr.isatty())
     print(msgspec.json.encode(report).decode() if arguments.json else page(report))
     return 1 if faults(report) else 0
 

@@ -40,7 +40,8 @@ MISSING: Final = "libopus is not installed: apt-get install libopus0, or pip ins
 
 _VOIP = 2048
 _SIGNAL_VOICE = 3001
-_SET_BITRATE, _SET_COMPLEXITY, _SET_FEC = 4002, 4010, 4012
+_SET_BITRATE, _SET_WIDEST, _SET_VBR = 4002, 4004, 4006
+_SET_COMPLEXITY, _SET_FEC = 4010, 4012
 _SET_LOSS, _SET_DTX, _SET_SIGNAL = 4014, 4016, 4024
 _GET_LOOKAHEAD = 4027
 
@@ -52,6 +53,10 @@ _FRAME_TICKS: Final = (
 """RFC 6716 table 2."""
 _ENCODED_TICKS: Final = frozenset({120, 240, 480, 960, 1920, 2880})
 _LEAST_HOLE_TICKS: Final = 120
+_BITRATES: Final = range(6_000, 510_001)
+"""What Opus has; another wish is none (RFC 7587 §6.1)."""
+_WIDEST: Final = ((8_000, 1101), (12_000, 1102), (16_000, 1103), (24_000, 1104), (48_000, 1105))
+"""Sampling rate and libopus's name of the bandwidth that it has room for (RFC 6716 table 1)."""
 
 
 class OpusError(PeerError):
@@ -69,21 +74,33 @@ class OpusOptions:
     loss_percent: int = 10
     """What the encoder reckons with; forward error correction is only spent on what it expects."""
     has_fec: bool = True
+    playback_hz: int = 48_000
+    """What the far end can play, as a sampling rate: 8000 to 48000. More is not sent."""
+    is_constant: bool = False
+    """Whether every packet has the same size."""
     has_dtx: bool = False
     """Say little in silence. Off, as RFC 7587 §6.1 has it unless somebody asks."""
 
 
 def asked(fmtp: str, options: OpusOptions) -> OpusOptions:
-    """`options` as the far end's fmtp line would have them (RFC 7587 §6.1); rubbish changes nothing."""
+    """`options` as the far end's fmtp line would have them (RFC 7587 §6.1); rubbish changes nothing.
+
+    Error correction is for who says that it can use it.
+    """
+    can_fec, options = options.has_fec, replace(options, has_fec=False)
     for part in fmtp.split(";"):
         name, _, value = part.strip().partition("=")
         if not (value.isascii() and value.isdigit() and len(value) <= 6):
             continue
         match name.lower():
-            case "maxaveragebitrate":
-                options = replace(options, bitrate=max(6_000, min(options.bitrate, int(value))))
+            case "maxaveragebitrate" if int(value) in _BITRATES:
+                options = replace(options, bitrate=min(options.bitrate, int(value)))
+            case "maxplaybackrate" if 8_000 <= int(value) <= CLOCK_HZ:
+                options = replace(options, playback_hz=min(options.playback_hz, int(value)))
             case "useinbandfec":
-                options = replace(options, has_fec=options.has_fec and value == "1")
+                options = replace(options, has_fec=can_fec and value == "1")
+            case "cbr":
+                options = replace(options, is_constant=value == "1")
             case "usedtx":
                 options = replace(options, has_dtx=value == "1")
     return options
@@ -147,6 +164,11 @@ class OpusEncoder:
         self._request(_SET_LOSS, options.loss_percent)
         self._request(_SET_FEC, int(options.has_fec))
         self._request(_SET_DTX, int(options.has_dtx))
+        self._request(_SET_VBR, int(not options.is_constant))
+        widest = max(
+            name for rate_hz, name in _WIDEST if rate_hz <= max(options.playback_hz, 8_000)
+        )
+        self._request(_SET_WIDEST, widest)
 
     def encode(self, pcm: bytes) -> bytes:
         """One packet of s16le mono: 2.5, 5, 10, 20, 40 or 60 ms of it, LocalError for others."""

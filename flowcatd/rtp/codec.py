@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from flowcatd.audio.g711 import alaw_to_pcm, mulaw_to_pcm, pcm_to_alaw, pcm_to_mulaw
 from flowcatd.media import PTIME_MS
 
-MAX_PTIME_MS = 120
-"""No packet may claim to last longer: Opus's limit (RFC 7587 §4.2), and more than any G.711 has."""
+MAX_PTIME_MS = 200
+"""No packet may claim to last longer; as much is to be taken (RFC 3551 §4.2), and Opus ends at 120."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ _RISE = 1.004
 """Per piece of 20 ms: a background that got louder is believed after some seconds."""
 
 _Samples = npt.NDArray[np.float64]
+_NOTHING: _Samples = np.zeros(0)
 
 
 class Concealer:
@@ -55,9 +56,9 @@ class Concealer:
         """The RMS of the background: the quietest pieces of the last seconds."""
         self.loudness = 0
         """The RMS of the last good piece."""
-        self._known: _Samples = np.zeros(0)
+        self._known = _NOTHING
         self._period = 0
-        self._cycle: _Samples = np.zeros(0)
+        self._cycle = _NOTHING
         self._at = 0
         self._done = 0
         """Samples made since the last good one."""
@@ -78,7 +79,7 @@ class Concealer:
 
     def passed(self, pcm: bytes) -> None:
         """A piece was played that says nothing of the background: a decoder made it up."""
-        self._done = 0
+        self._let_go()
         self._history = (self._history + pcm)[-self._keep :]
 
     def conceal(self, samples: int) -> bytes:
@@ -91,7 +92,7 @@ class Concealer:
 
     def silence(self, samples: int) -> bytes:
         """So much of the background, where the sender said nothing."""
-        self._done = 0
+        self._let_go()
         self._settle()
         pcm = self._noise.make(samples)
         self._history = (self._history + pcm)[-self._keep :]
@@ -108,7 +109,7 @@ class Concealer:
             tail = self._voice(blend) + self._background(blend)
             good = np.frombuffer(pcm, "<i2")
             pcm = _pcm(tail * (1.0 - weight) + good[:blend] * weight) + pcm[2 * blend :]
-        self._done = 0
+        self._let_go()
         return pcm
 
     def skip(self) -> None:
@@ -125,6 +126,11 @@ class Concealer:
         self._at = 0
         self._cycle = self._seamless(1)
         self._settle()
+
+    def _let_go(self) -> None:
+        """The hole is over: most calls have had one, and 5 KB of it would stay."""
+        self._done = 0
+        self._known = self._cycle = _NOTHING
 
     def _settle(self) -> None:
         """Let the noise be as loud as the background was, unless the far end described it."""

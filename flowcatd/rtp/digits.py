@@ -48,7 +48,9 @@ STALE = 2.0
 MOST_EVENTS = 64
 """Waiting to be drained."""
 VOLUME = 10
-"""-10 dBm0, as telephones send it."""
+"""-10 dBm0, as telephones send it; what is no tone has none, and says 0 (RFC 4733 §2.3.4)."""
+TONES = 16
+"""Codes below it are tones."""
 
 _EVENT = struct.Struct("!BBH")
 _END = 0x80
@@ -81,7 +83,8 @@ class EventPacket(msgspec.Struct, frozen=True, gc=False):
 
 def build_event(code: int, duration: int, *, end: bool) -> bytes:
     """The payload for one event; `duration` in ticks."""
-    return _EVENT.pack(code, (_END if end else 0) | VOLUME, duration)
+    volume = VOLUME if code < TONES else 0
+    return _EVENT.pack(code, (_END if end else 0) | volume, duration)
 
 
 class DigitReader:
@@ -98,6 +101,8 @@ class DigitReader:
         self._duration = 0
         self._before = 0
         """Ticks in earlier segments of this press."""
+        self._lapsed = False
+        """The last press was given up without its end."""
         self._last = 0.0
 
     def receive(self, payload: bytes, timestamp: int, now: float, *, marker: bool = False) -> None:
@@ -111,12 +116,13 @@ class DigitReader:
                 heard = self._hear(code, timestamp, duration, now, marker=marker)
                 if heard and flags & _END:
                     self._end()
+                    self._lapsed = False
             timestamp = timestamp + duration & 0xFFFFFFFF
 
     def reset(self) -> None:
         """Another source presses keys now, and its timestamps are its own."""
         self._end()
-        self._begun = False
+        self._begun = self._lapsed = False
 
     def reclock(self, clock_hz: int) -> None:
         """Another codec was agreed on, and with it another clock."""
@@ -131,6 +137,7 @@ class DigitReader:
         """Time passed."""
         if self._down and now >= self._last + TIMEOUT:
             self._end()
+            self._lapsed = True
 
     def events(self) -> list[Pressed | Digit]:
         """Drain what was pressed."""
@@ -144,8 +151,13 @@ class DigitReader:
             if now - self._last < STALE:
                 return False
             self._end()
+        if self._lapsed and later == _LONGEST and code == self._code and not marker:
+            # §2.5.2.2: the next segment of what was told already is nothing new.
+            self._timestamp, self._last = timestamp, now
+            return False
         if later and not (self._down and self._goes_on(code, later, duration, marker)):
             self._end()
+            self._lapsed = False
             self._begun = self._down = True
             self._code, self._duration, self._before = code, 0, 0
             self._tell(Pressed(KEYS[code]))

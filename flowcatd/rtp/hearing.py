@@ -21,6 +21,7 @@ class Hearing:
         "_next",
         "_received",
         "_sequence",
+        "_told",
         "_transit",
         "jitter",
         "restarted",
@@ -39,7 +40,7 @@ class Hearing:
         self._transit: float | None = None
         self._next = (-1, -1)
         """SSRC and sequence number with which another source would be believed."""
-        self._expected = self._received = self._lost = 0
+        self._expected = self._received = self._lost = self._told = 0
 
     def meets(self, ssrc: int, sequence: int) -> bool:
         """Whether to believe a new SSRC: the first at once, another with its second packet."""
@@ -81,8 +82,14 @@ class Hearing:
             if apart < clock_hz:
                 self.jitter += (apart - self.jitter) / 16
 
+    @property
+    def has_news(self) -> bool:
+        """Whether anything came since the last block: else there is none (RFC 3550 §6.4)."""
+        return self.ssrc >= 0 and self.received != self._told
+
     def block(self, last_report: int, delay: int) -> Block:
         """What we report of it."""
+        self._told = self.received
         sequence = self._sequence
         lost = max(-0x800000, min(0x7FFFFF, sequence.lost))
         fraction, highest = sequence.fraction_lost(), sequence.reported

@@ -75,6 +75,10 @@ class Reporter:
         self._average = 100.0
         self._packets_before = 0
         self._sent_last = False
+        self._is_sender = False
+        self.has_reported = False
+        """Whether the far end may know of us by a report."""
+        self._their_ssrc = -1
         self._their_stamp = 0
         self._their_stamp_at = 0.0
         self.round_trip: float | None = None
@@ -108,9 +112,12 @@ class Reporter:
     def make(self, sent: Sent, block: Block | None, now: float, *, bye: bool = False) -> bytes:
         """The compound to send: a report, our name, and the end if it is one."""
         blocks = () if block is None else (block,)
-        self._sent_last = sent.packets > self._packets_before
+        # §6.4: a sender is who sent since the last report or the one before it.
+        was, self._sent_last = self._sent_last, sent.packets != self._packets_before
         self._packets_before = sent.packets
-        if self._sent_last:
+        self._is_sender = was or self._sent_last
+        self.has_reported = True
+        if self._is_sender:
             ntp = self.ntp(now)
             report = Report(sent.ssrc, blocks, ntp, sent.timestamp, sent.packets, sent.octets)
         else:
@@ -122,28 +129,39 @@ class Reporter:
         self._weigh(len(data))
         return data
 
-    def receive(self, packets: list[RtcpPacket], ours: int, size: int, now: float) -> bool:
-        """Take in what came in one datagram; true when the far end says goodbye."""
+    def receive(
+        self, packets: list[RtcpPacket], ssrcs: tuple[int, int], size: int, now: float
+    ) -> bool:
+        """Take in what came in one datagram; true when the far end says goodbye.
+
+        `ssrcs` are ours and that of whom we hear, -1 for nobody yet. A goodbye for another one is no
+        end: so says who goes on under another number (RFC 3550 §8.2).
+        """
+        ours, theirs = ssrcs
         self._weigh(size)
         left = False
         for packet in packets:
             match packet:
                 case Report():
                     if packet.ntp is not None:
+                        self._their_ssrc = packet.ssrc
                         self._their_stamp = packet.ntp >> 16 & 0xFFFFFFFF
                         self._their_stamp_at = now
                     for block in packet.blocks:
                         if block.ssrc == ours:
                             self._learn(block, now)
-                case Goodbye():
-                    left = True
+                case Goodbye(gone):
+                    left = left or theirs < 0 or theirs in gone
                 case _:
                     pass
         return left
 
-    def last_report(self, now: float) -> tuple[int, int]:
-        """The stamp of the far end's last report and how long ago it came, for a block of ours."""
-        if not self._their_stamp:
+    def last_report(self, ssrc: int, now: float) -> tuple[int, int]:
+        """The stamp of a source's last sender report and how long ago it came, for a block about it.
+
+        Zeros where it sent none (§6.4.1).
+        """
+        if not self._their_stamp or ssrc != self._their_ssrc:
             return 0, 0
         return self._their_stamp, min(0xFFFFFFFF, int((now - self._their_stamp_at) * 65536))
 
@@ -161,9 +179,9 @@ class Reporter:
     def _draw(self) -> float:
         mean = interval(
             2,
-            1 + self._sent_last,
+            1 + self._is_sender,
             self._average,
-            we_sent=self._sent_last,
+            we_sent=self._is_sender,
             first=self._first,
         )
         return mean * (0.5 + self._chance()) / COMPENSATION

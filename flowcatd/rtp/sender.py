@@ -22,7 +22,7 @@ from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.rtp.codec import Codec
 from flowcatd.rtp.comfort import Noise, build_noise
-from flowcatd.rtp.digits import DigitWriter
+from flowcatd.rtp.digits import KEYS, DigitWriter
 from flowcatd.rtp.packet import datagram
 
 PTIMES_MS = (10, 20, 30, 40, 60)
@@ -30,6 +30,7 @@ NOISE_EVERY = 50
 """Ticks: once a second, so that one lost announcement does not matter."""
 NOISE = Noise(70)
 """What our silence sounds like: a quiet line, -70 dBov."""
+EVERY_EVENT = frozenset(range(len(KEYS)))
 AHEAD = 5
 """Sequence numbers left out at a take-over, for what was sent after the last state was kept."""
 
@@ -58,6 +59,8 @@ class Outbound:
     """telephone-event's payload type; None when the far end does not take it."""
     noise_type: int | None = None
     """Comfort noise's payload type; None sends nothing in a silence."""
+    events: frozenset[int] = EVERY_EVENT
+    """What the far end takes of telephone-event: nothing else is sent (RFC 4733 §2.5.1.1)."""
 
 
 class Sender:
@@ -71,6 +74,8 @@ class Sender:
         self._timestamp = state.timestamp
         self.packets = state.packets
         self.octets = state.octets
+        self._before = (0, 0)
+        """Packets and octets under an earlier SSRC."""
         self.digits = DigitWriter(plan.codec.clock_hz)
         self._talking = False
         self._silent_ticks = 0
@@ -109,6 +114,16 @@ class Sender:
         """One tick in which nothing may be sent (we are on hold): time goes on."""
         self._timestamp = self._timestamp + self._step & 0xFFFFFFFF
         self._fall_silent()
+
+    def rename(self, ssrc: int, index: int) -> None:
+        """From now on another source, whose first packet has the number `index`."""
+        self.ssrc, self._index = ssrc, index
+        self._before = self.packets, self.octets
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Packets and octets sent under this SSRC: what a report says (RFC 3550 §6.4.1)."""
+        return self.packets - self._before[0], self.octets - self._before[1]
 
     @property
     def timestamp(self) -> int:

@@ -9,7 +9,8 @@ shell's (`Guard`): its callables raise RtpError for what does not authenticate.
 
 A new SSRC from the believed address must show two packets in sequence (RFC 3550 A.1), so that one
 forged packet does not throw the buffer away; digits with an SSRC of their own, as some gateways send
-them, are heard without that. `snapshot` is all that another process needs to take the stream up: it
+them, are heard without that. Who sends us packets under our own SSRC collides with us, or mirrors us:
+we take another one, once (§8.2), and go on hearing him, as test tools do mirror. `snapshot` is all that another process needs to take the stream up: it
 goes on with the same SSRC, and believes the same source.
 """
 
@@ -24,14 +25,14 @@ import msgspec
 from flowcatd.errors import LocalError
 from flowcatd.media import PTIME_MS
 from flowcatd.rtp.codec import Codec
-from flowcatd.rtp.digits import TONE_MS, Digit, DigitReader, DigitWriter, Pressed
+from flowcatd.rtp.digits import KEYS, TONE_MS, Digit, DigitReader, DigitWriter, Pressed
 from flowcatd.rtp.hearing import Hearing
 from flowcatd.rtp.jitter import JitterOptions
 from flowcatd.rtp.mos import burst_ratio, rate
 from flowcatd.rtp.packet import Packet, is_rtcp, parse_packet
 from flowcatd.rtp.receiver import Receiver
 from flowcatd.rtp.report import Reporter, Sent
-from flowcatd.rtp.rtcp import parse_rtcp
+from flowcatd.rtp.rtcp import Description, Report, parse_rtcp
 from flowcatd.rtp.sender import Outbound, Sender, SenderState, carried_on
 from flowcatd.rtp.source import Addr, Source
 from flowcatd.rtp.trouble import RtpError
@@ -152,7 +153,7 @@ class Stream:
             # RFC 3550 §5.1: all three begin at random; below 2^15, libsrtp's advice, so that no
             # early loss wraps the number before the far end has counted its first cycle.
             state = SenderState(bits(32), bits(15), bits(32), 0, 0)
-        self._plan, self._guard = plan, guard
+        self._plan, self._guard, self._bits = plan, guard, bits
         self._clock = plan.codecs[0].clock_hz
         self._sender = Sender(plan.outbound, state)
         self._sender.digits = DigitWriter(plan.event_clock)
@@ -166,6 +167,7 @@ class Stream:
         self._events: list[StreamEvent] = []
         self._outgoing: list[Outgoing] = []
         self._sending = True
+        self._has_evaded = False
         self.bad = 0
         """Datagrams that broke a format or had an unknown payload type."""
 
@@ -207,8 +209,11 @@ class Stream:
             self.bad += 1
             return
         self._watchdog.heard_at = now
-        if self._reporter.receive(packets, self._sender.ssrc, len(data), now):
+        ours = self._sender.ssrc
+        if self._reporter.receive(packets, (ours, self._hearing.ssrc), len(data), now):
             self._tell(Left())
+        if any(isinstance(each, Report | Description) and each.ssrc == ours for each in packets):
+            self._evade(now)
 
     def signal(self, plan: Plan) -> None:
         """Signalling agreed on other media (re-INVITE, UPDATE, the answer after early media)."""
@@ -266,14 +271,18 @@ class Stream:
             return []  # there are no keys yet, and nothing goes in the clear
 
     def press(self, keys: str, tone_ms: int = TONE_MS) -> None:
-        """Press keys towards the far end; LocalError where it takes none."""
-        if self._plan.outbound.digits_type is None:
+        """Press keys towards the far end; LocalError where it takes none, or not these."""
+        outbound = self._plan.outbound
+        if outbound.digits_type is None:
             raise LocalError("the far end takes no telephone-event")
+        if {KEYS.find(key) for key in keys.upper()} - outbound.events:
+            raise LocalError("a key that the far end takes no event of")
         self._sender.digits.press(keys, tone_ms)
 
     def say_goodbye(self, now: float) -> None:
-        """The call ends: a last report with BYE is in `outgoing`."""
-        self._report(now, bye=True)
+        """The call ends: a last report with BYE is in `outgoing`, if anything of us was ever sent."""
+        if self._sender.packets or self._reporter.has_reported:  # RFC 3550 §6.3.7
+            self._report(now, bye=True)
 
     # --- what there is to collect --------------------------------------------------------------
 
@@ -363,6 +372,8 @@ class Stream:
         if moved:
             self._tell(Moved(addr))
             self._reporter.begin(now)
+        if packet.ssrc == self._sender.ssrc:
+            self._evade(now)
         hearing = self._hearing
         if packet.ssrc != hearing.ssrc and not self._meet(packet, now, is_digit=is_digit):
             return
@@ -398,13 +409,23 @@ class Stream:
             self._digits.reset()
         return True
 
+    def _evade(self, now: float) -> None:
+        """The far end sends under our SSRC: say goodbye to it, and take another; once only."""
+        if self._has_evaded:
+            return
+        self._has_evaded = True
+        self.say_goodbye(now)
+        self._sender.rename(self._bits(32), self._bits(15))
+
     def _report(self, now: float, *, bye: bool = False) -> None:
         to = self._source.rtcp_destination
         if to is None or not self._plan.has_reports:
             return
         sender, hearing = self._sender, self._hearing
-        sent = Sent(sender.ssrc, sender.timestamp, sender.packets, sender.octets)
-        block = hearing.block(*self._reporter.last_report(now)) if hearing.ssrc >= 0 else None
+        sent = Sent(sender.ssrc, sender.timestamp, *sender.counted)
+        block = None
+        if hearing.has_news:
+            block = hearing.block(*self._reporter.last_report(hearing.ssrc, now))
         data = self._reporter.make(sent, block, now, bye=bye)
         if self._guard is not None:
             try:

@@ -74,7 +74,7 @@ def restore(
     call.least, call.has_update = text.least, text.has_update
     call.refresh = Refresh(text.refresh_seconds, text.refresh_is_ours)
     call.refresh_due, call.ends_due = text.refresh_due, text.ends_due
-    desk.calls[call.number] = call
+    desk.keep(call)
     desk.found[dialog.key] = call
     arm_refresh(desk, call)
     return call

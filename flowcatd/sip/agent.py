@@ -50,6 +50,7 @@ from flowcatd.sip.event import (
     Stray,
     TimedOut,
     TransactionEvent,
+    TransactionId,
     Undelivered,
 )
 from flowcatd.sip.invite import Call, State, Turn
@@ -254,9 +255,7 @@ class UserAgent:
 
     def knows(self, request: Request) -> bool:
         """Whether this INVITE belongs to a call that is here: it comes again, or with credentials."""
-        return any(
-            each.request.call_id == request.call_id for each in self._desk.calls.values()
-        ) or self._desk.transactions.knows(request)
+        return request.call_id in self._desk.call_ids or self._desk.transactions.knows(request)
 
     def call_id(self, call: CallNumber) -> str:
         """Its Call-ID, for records."""
@@ -322,15 +321,24 @@ class UserAgent:
                 self._cancelled(event)
             case Stray():
                 change.receive_stray(self._desk, event.response)
-            case TimedOut() | Undelivered():
-                if event.id in self._desk.invites:
-                    outgoing.receive(self._desk, self._desk.invites[event.id], None)
-                else:
-                    self._desk.receive_answer(event.id, None)
+            case TimedOut():
+                self._unanswered(event.id, 408)
+            case Undelivered():
+                self._unanswered(event.id, 503)
             case Ended():
                 self._desk.invites.pop(event.id, None)
                 self._desk.asked.pop(event.id, None)
                 self._desk.receive_answer(event.id, None)
+
+    def _unanswered(self, number: TransactionId, status: int) -> None:
+        """§8.1.3.1: silence is as good as a 408, and what could not be sent as a 503."""
+        desk = self._desk
+        if number in desk.invites:
+            outgoing.receive(desk, desk.invites[number], None, status)
+        elif status == 503:
+            desk.receive_failure(number)
+        else:
+            desk.receive_answer(number, None)
 
     def _answered(self, event: Answered) -> None:
         desk, response = self._desk, event.response
@@ -345,13 +353,10 @@ class UserAgent:
         elif under_way is not None:
             if response.is_final:
                 desk.receive_answer(event.id, response)
+            elif call is not None:
+                change.receive_progress(desk, call, under_way.request, response)
         elif response.cseq.method == "INVITE" and response.status < 300:
-            # A 2xx to a re-INVITE comes again: our ACK was lost.
-            key = DialogKey(response.call_id, response.from_.tag, response.to.tag)
-            again = desk.found.get(key)
-            ack = again.acks.get(response.cseq.number) if again else None
-            if again is not None and again.dialog is not None and ack is not None:
-                desk.send_ack(again, again.dialog, ack)
+            change.receive_again(desk, response)
 
     def _acked(self, event: Acked) -> None:
         call = self._desk.found.get(_key(event.request))
@@ -373,14 +378,23 @@ class UserAgent:
     def _asked(self, event: Asked) -> None:
         desk, request = self._desk, event.request
         call = desk.found.get(_key(request)) if request.to.tag else None
+        # Strangers are told that they are, and nothing of what we can do or whom we talk to.
+        if call is None and self._admit is not None:
+            answer = self._admit(request, event.hop, desk.now)
+            if answer is not None:
+                desk.respond(event.id, answer)
+                return
+        # A call that has ended is only there for what its transfer has to tell.
+        is_over = call is not None and call.state is State.OVER and request.method != "NOTIFY"
+        if request.to.tag and (call is None or is_over):
+            desk.reply(event.id, request, 481)
+            return
         try:
             objection = find_objection(request, able_of(call.terms) if call else ABLE)
         except SipError as error:
-            desk.refuse(event.id, request, error)
+            desk.refuse(event.id, request, error, call)
             return
-        if request.to.tag and (call is None or _is_gone(call, request)):
-            desk.reply(event.id, request, 481)
-        elif objection is not None:
+        if objection is not None:
             tag = call.tag if call else desk.mint.token()
             desk.respond(event.id, objection.answer(request, tag), call)
         elif call is not None:
@@ -392,11 +406,6 @@ class UserAgent:
 
     def _outside(self, event: Asked) -> None:
         desk, request = self._desk, event.request
-        if self._admit is not None:
-            answer = self._admit(request, event.hop, desk.now)
-            if answer is not None:
-                desk.respond(event.id, answer)
-                return
         match request.method:
             case "INVITE":
                 incoming.begin(desk, event)
@@ -487,8 +496,3 @@ class UserAgent:
 
 def _key(request: Request) -> DialogKey:
     return DialogKey(request.call_id, request.to.tag, request.from_.tag)
-
-
-def _is_gone(call: Call, request: Request) -> bool:
-    """A call that has ended is only there for what its transfer has to tell."""
-    return call.state is State.OVER and request.method != "NOTIFY"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from flowcatd.sip.attribute import Crypto, Direction, Format, Setup, events
+from flowcatd.sip.attribute import Crypto, Direction, Fingerprint, Format, Setup, events
 from flowcatd.sip.sdp import Description, Media
 from flowcatd.sip.session import (
     COMFORT_NOISE,
@@ -271,12 +271,19 @@ def _secrecy(pair: Pair) -> Sdes | Dtls | None:
         raise refusal("the answer shows no certificate")
     answer = pair.theirs.setup_of(theirs) if pair.is_our_offer else pair.ours.setup_of(ours)
     client = _CLIENT[pair.is_our_offer](answer)
-    return Dtls(client, fingerprints)
+    rtp = _rtp(pair.theirs, theirs)
+    where = "" if rtp is None else f"{rtp[0]} {rtp[1]}"
+    return Dtls(client, as_set(fingerprints), theirs.first("tls-id") or where)
+
+
+def as_set(fingerprints: Iterable[Fingerprint]) -> tuple[Fingerprint, ...]:
+    """The fingerprints, so that equal sets are equal: their order means nothing (RFC 8842 §3.1)."""
+    return tuple(sorted(set(fingerprints), key=str))
 
 
 _CLIENT: Final[dict[bool, Callable[[Setup | None], bool]]] = {
-    # The answer says who opens; without a word it is the answerer (RFC 5763 §5).
-    True: lambda theirs: theirs is Setup.PASSIVE,
+    # The answer says who opens; without a word the answerer is passive (RFC 4145 §4.1).
+    True: lambda theirs: theirs is Setup.PASSIVE or theirs is None,
     False: lambda ours: ours is Setup.ACTIVE,
 }
 
@@ -292,5 +299,8 @@ def _sdes(pair: Pair) -> Sdes:
         told = next((each for each in theirs.cryptos if each.tag == mine.tag), None)
     if told is None or mine is None or told.suite != mine.suite:
         raise refusal("the answer has no key for what was offered")
+    if told.key == mine.key:
+        # RFC 4568 §7.1.2: two directions under one key can undo each other.
+        raise refusal("the answer has our own key")
     suite = SUITES[mine.suite]
     return Sdes(Key(suite, mine.key), Key(suite, told.key, told.mki_bytes))

@@ -39,7 +39,11 @@ __all__ = [
 
 _HASH: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){15,63}\Z")
 _TAG: Final = re.compile(r"[0-9]{1,9}\Z", re.ASCII)
-_MKI: Final = re.compile(r"[0-9]{1,39}:([0-9]{1,3})\Z", re.ASCII)
+_MKI: Final = re.compile(r"[1-9][0-9]{0,38}:([1-9][0-9]{0,2})\Z", re.ASCII)
+_MKI_BYTES: Final = 128
+_LIFETIME: Final = re.compile(r"2\^([1-9][0-9]?)\Z|([1-9][0-9]{0,14})\Z", re.ASCII)
+_LIFETIME_MOST: Final = 1 << 48
+"""Packets: what every suite of ours allows (RFC 3711 §9.2)."""
 _EVENT_TOP: Final = 255
 
 
@@ -249,12 +253,28 @@ def read_crypto(value: str) -> Crypto | None:
         return None
     key_text, *rest = info.split("|")
     mki = rest.pop() if rest and ":" in rest[-1] else ""
-    if len(rest) > 1 or (mki and not _MKI.match(mki)):
+    lifetime = "".join(rest)
+    if len(rest) > 1 or not _is_mki(mki) or not _is_lifetime(lifetime):
         return None
     key = _key(key_text)
     if key is None:
         return None
-    return Crypto(int(words[0]), words[1], key, "".join(rest), mki, tuple(words[3:]))
+    # §4: everything but the key is read without regard to case.
+    return Crypto(int(words[0]), words[1].upper(), key, lifetime, mki, tuple(words[3:]))
+
+
+def _is_mki(text: str) -> bool:
+    """None, or one of a length that there is; with another the whole line is invalid (§6.1)."""
+    match = _MKI.match(text)
+    return not text or (match is not None and int(match[1]) <= _MKI_BYTES)
+
+
+def _is_lifetime(text: str) -> bool:
+    """None, or one that the suites allow; with another the whole line is invalid (§6.1)."""
+    match = _LIFETIME.match(text)
+    if match is None:
+        return not text
+    return (1 << int(match[1]) if match[1] else int(match[2])) <= _LIFETIME_MOST
 
 
 def _key(text: str) -> bytes | None:

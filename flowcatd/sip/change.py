@@ -11,6 +11,8 @@ that is left, a handful of times: then the timer ends the call, and the call's e
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 from flowcatd.sip.agent_event import ChangeRefused
 from flowcatd.sip.body import sdp_of
 from flowcatd.sip.desk import Desk, put_sdp
@@ -22,6 +24,7 @@ from flowcatd.sip.offer import Negotiation
 from flowcatd.sip.offer import State as Exchange
 from flowcatd.sip.refresh import Refresh, ask, grant, learn, least_of
 from flowcatd.sip.trouble import SipError
+from flowcatd.sip.uri import Uri
 
 ACKS_MAX = 4
 """Acknowledgements that are kept for 2xx which come again."""
@@ -117,6 +120,8 @@ def _receive_answer(
     else:
         if change.has_offer and call.negotiation is not None:
             call.negotiation.withdraw()
+            # RFC 6141 §3.4: what a reliable 183 had settled is as if it had never been.
+            desk.agree(call, call.negotiation.session)
         _try_again(desk, call, change, response)
     go_on(desk, call)
 
@@ -126,14 +131,16 @@ def _settle(desk: Desk, call: Call, change: Change, request: Request, response: 
     assert call.negotiation is not None
     problem = ""
     try:
-        call.dialog.refresh_target(response)
+        call.dialog.target = call.dialog.target_of(response)
         refresh = learn(response, call.terms)
     except SipError:
         refresh = call.refresh
     if change.method == "INVITE":
         ack = desk.acknowledge(call, call.dialog, request.cseq.number, request.fields)
         _keep_ack(call, request.cseq.number, ack)
-    if change.has_offer:
+    if change.settled is not None:
+        call.negotiation = change.settled
+    elif change.has_offer:
         problem = _take_answer(call.negotiation, response)
     call.glares = 0
     if call.state is not State.UP:
@@ -142,6 +149,33 @@ def _settle(desk: Desk, call: Call, change: Change, request: Request, response: 
     desk.agree(call, call.negotiation.session)
     if problem and not change.is_refresh:
         desk.tell(call, ChangeRefused(call.number, 488))
+
+
+def receive_progress(desk: Desk, call: Call, request: Request, response: Response) -> None:
+    """A provisional answer to our re-INVITE: a reliable one is acknowledged, and may answer the offer.
+
+    What it cannot say well the final answer may (RFC 6141 §3.3); until that comes, nothing is settled.
+    """
+    change = call.change
+    reliable = response.status > 100 and "100rel" in response.words("require")
+    if change is None or request.method != "INVITE" or not reliable or call.dialog is None:
+        return
+    try:
+        rseq = response.number("rseq")
+        if rseq is None or (change.rseq and rseq != change.rseq + 1):
+            return
+        change.rseq = rseq
+        desk.acknowledge_early(call, call.dialog, response, rseq)
+        body = sdp_of(response)
+        if body is None or change.settled is not None or call.state is not State.UP:
+            return
+        settled = deepcopy(call.negotiation)
+        assert settled is not None
+        session = settled.receive_answer(body)
+    except SipError:
+        return
+    change.settled = settled
+    desk.agree(call, session)
 
 
 def _keep_ack(call: Call, number: int, ack: Request) -> None:
@@ -220,6 +254,14 @@ def _resume(desk: Desk, call: Call, change: Change) -> None:
         go_on(desk, call)
 
 
+def receive_again(desk: Desk, response: Response) -> None:
+    """A 2xx to a re-INVITE comes again: our ACK was lost."""
+    call = desk.found.get(DialogKey(response.call_id, response.from_.tag, response.to.tag))
+    ack = call.acks.get(response.cseq.number) if call else None
+    if call is not None and call.dialog is not None and ack is not None:
+        desk.send_ack(call, call.dialog, ack)
+
+
 def receive_stray(desk: Desk, response: Response) -> None:
     """A 2xx to an INVITE of the process that had this call before: acknowledged, or they hang up.
 
@@ -254,14 +296,16 @@ def receive_invite(desk: Desk, call: Call, event: Asked) -> None:
         return
     response = desk.response(request, 200, call)
     try:
+        target = _target(call, request)
         refresh = grant_refresh(call, request, response)
         offer = sdp_of(request)
+        # Last, as a refusal leaves everything as it was (§12.2.2).
         text = negotiation.offer() if offer is None else negotiation.receive_offer(offer)
-        _move(call, request)
     except SipError as error:
         desk.refuse(event.id, request, error, call)
         return
     put_sdp(response, text)
+    _move(call, target)
     accept(desk, call, event.id, response, owes_answer=offer is None)
     set_refresh(desk, call, refresh)
     if offer is not None:
@@ -275,13 +319,14 @@ def receive_update(desk: Desk, call: Call, event: Asked, early: Early | None) ->
     try:
         offer = sdp_of(request)
         negotiation = _open_for_update(call, early, has_offer=offer is not None)
+        target = _target(call, request)
         refresh = grant_refresh(call, request, response)
         if negotiation is not None and offer is not None:
             put_sdp(response, negotiation.receive_offer(offer))
-        _move(call, request)
     except SipError as error:
         desk.refuse(event.id, request, error, call)
         return
+    _move(call, target)
     desk.respond(event.id, response, call)
     if call.state in TALKING:
         set_refresh(desk, call, refresh)
@@ -294,18 +339,22 @@ def _open_for_update(call: Call, early: Early | None, *, has_offer: bool) -> Neg
     negotiation = early.negotiation if early is not None else call.negotiation
     if call.state in {State.LEAVING, State.PARTING, State.OVER}:
         raise SipError("the call has ended", 481)
-    if has_offer and call.state is State.ASKED and not call.is_settled:
-        raise SipError("an offer of theirs is not answered yet", 500)
     if not has_offer:
         return None
-    if negotiation is None or negotiation.state is Exchange.OFFERED:
+    if negotiation is not None and negotiation.state is Exchange.OFFERED:
         raise SipError("an offer of ours is open", 491)
+    if negotiation is None or (call.state is State.ASKED and not call.is_settled):
+        raise SipError("an offer of theirs is not answered yet", 500)
     return negotiation
 
 
-def _move(call: Call, request: Request) -> None:
-    if call.dialog is not None:
-        call.dialog.refresh_target(request)
+def _target(call: Call, request: Request) -> Uri | None:
+    return None if call.dialog is None else call.dialog.target_of(request)
+
+
+def _move(call: Call, target: Uri | None) -> None:
+    if call.dialog is not None and target is not None:
+        call.dialog.target = target
 
 
 # --- 2xx to an INVITE -----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ whose `done` is called once with the final answer or None), responses (`reply`),
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -65,6 +66,8 @@ class Sent:
     request: Request
     done: Done
     rounds: int = 0
+    hop: Hop | None = None
+    """Where it went."""
 
 
 class Desk:
@@ -79,6 +82,8 @@ class Desk:
         self.now = 0.0
         self.busy: Busy | None = None
         self.calls: dict[CallNumber, Call] = {}
+        self.call_ids: Counter[str] = Counter()
+        """How many calls have which Call-ID: two where one of ours came back to us."""
         self.found: dict[DialogKey, Call] = {}
         self.asked: dict[TransactionId, Call] = {}
         """Calls by the INVITE that is not answered yet."""
@@ -105,6 +110,11 @@ class Desk:
         """The next number."""
         self._number += 1
         return CallNumber(self._number)
+
+    def keep(self, call: Call) -> None:
+        """A call begins."""
+        self.calls[call.number] = call
+        self.call_ids[call.request.call_id] += 1
 
     def tell(self, call: Call, event: AgentEvent) -> None:
         """An event, unless the user knows that the call is over."""
@@ -139,7 +149,10 @@ class Desk:
 
     def forget(self, call: Call) -> None:
         """Drops an ended call; one whose transfer is not decided is found for NOTIFYs a while longer."""
-        self.calls.pop(call.number, None)
+        if self.calls.pop(call.number, None) is not None:
+            self.call_ids[call.request.call_id] -= 1
+            if not self.call_ids[call.request.call_id]:
+                del self.call_ids[call.request.call_id]
         early = call.asking.early.values() if call.asking else ()
         keys = [each.dialog.key for each in early]
         if call.dialog is not None:
@@ -165,6 +178,11 @@ class Desk:
             call.promises.wake.cancel()
         if call.invite is not None:
             self.asked.pop(call.invite, None)
+        for transfer in call.transfers.values():
+            # §15.1.2: what they still waited for is answered.
+            if transfer.asked is not None and transfer.request is not None:
+                self.reply(transfer.asked, transfer.request, 487, call)
+                transfer.asked = None
         if not call.is_told:
             self.events.append(call.ending or CallEnded(call.number, False, 0))
             call.is_told = True
@@ -206,7 +224,8 @@ class Desk:
         """What every request of ours says about us."""
         if request.method in {"INVITE", "UPDATE", "OPTIONS"}:
             request.put("allow", ", ".join(ABLE.methods))
-            request.put("supported", ", ".join(able_of(terms).extensions))
+        # RFC 4028 §7.1: `timer` in every request.
+        request.put("supported", ", ".join(able_of(terms).extensions))
         if self.terms.product:
             request.put("user-agent", self.terms.product)
 
@@ -226,6 +245,7 @@ class Desk:
         except CapacityError:
             self.wakes.add(self.now, lambda: sent.done(request, None))
             return None
+        sent.hop = hop
         self.sent[number] = sent
         return number
 
@@ -256,15 +276,40 @@ class Desk:
             return False
         if not accepts_challenge(call, sent.request, response):
             return False
+        self._send_again(sent, dialog, self.mint.locate(dialog.next_uri, dialog.hop))
+        return True
+
+    def receive_failure(self, number: TransactionId) -> None:
+        """A request within a dialog could not be sent: by a new connection, or it is a 503 (§8.1.3.1).
+
+        It does not end the call (RFC 5057 §5.1); that of a connection says nothing of who was on it.
+        """
+        sent = self.sent.get(number)
+        if sent is None:
+            return
+        if sent.dialog is not None and sent.rounds < self.terms.rounds:
+            hop = self.mint.locate(sent.dialog.next_uri, sent.dialog.hop)
+            if hop != sent.hop:
+                del self.sent[number]
+                self._send_again(sent, sent.dialog, hop)
+                return
+        self.receive_answer(number, build_response(sent.request, 503))
+
+    def _send_again(self, sent: Sent, dialog: Dialog, hop: Hop) -> None:
+        """The same request with the next number."""
         again = sent.request
-        hop = self.mint.locate(dialog.next_uri, dialog.hop)
         request = dialog.build(again.method, self.via(hop))
         for name, values in again.fields.items():
             if name not in request.fields and name != "route":
                 request.fields[name] = values
         request.body = again.body
-        self.send(Sent(call, dialog, request, sent.done, sent.rounds + 1), hop)
-        return True
+        self.send(Sent(sent.call, dialog, request, sent.done, sent.rounds + 1), hop)
+
+    def acknowledge_early(self, call: Call, dialog: Dialog, response: Response, rseq: int) -> None:
+        """Sends the PRACK of a reliable provisional answer (RFC 3262 §4)."""
+        prack, hop = self.compose(call, dialog, "PRACK")
+        prack.put("rack", f"{rseq} {response.cseq}")
+        self.ask(call, dialog, prack, hop, ignore)
 
     def acknowledge(
         self, call: Call, dialog: Dialog, cseq: int, fields: Mapping[str, list[str]]

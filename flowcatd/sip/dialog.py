@@ -11,6 +11,7 @@ not. A request that the dead one had taken but not answered may come again, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Final, NamedTuple, Self
@@ -38,6 +39,7 @@ SKIPPED = 16
 """What a process may have sent between its last snapshot and its end."""
 FIRST_CSEQ = 1
 
+_SECURE: Final = frozenset({"TLS", "WSS"})
 _PORTS: Final = {"TLS": 5061, "WS": 80, "WSS": 443}
 
 
@@ -170,10 +172,9 @@ class Dialog:
             # They have another connection now. Over UDP the place stays: a source is easily forged.
             self.hop = hop
 
-    def refresh_target(self, message: Message) -> None:
-        """Moves the target to a Contact, if there is one (§12.2.1.2, §12.2.2)."""
-        if message.fields.get("contact"):
-            self.target = _contact(message)
+    def target_of(self, message: Message) -> Uri:
+        """The target that a message refreshes to (§12.2.1.2, §12.2.2): its Contact, if there is one."""
+        return _contact(message) if message.fields.get("contact") else self.target
 
     def snapshot(self) -> DialogSnapshot:
         """Everything that another process needs."""
@@ -232,6 +233,28 @@ def nearest(uri: Uri, known: Hop) -> Hop:
     if transport != known.transport:
         return known
     return Hop(transport, str(address), uri.port or _PORTS.get(transport, DEFAULT_PORT))
+
+
+def secured(contact: Uri, hop: Hop, uris: Iterable[Uri]) -> Uri:
+    """Our Contact; a SIPS URI where one of these is, the first of the way (§8.1.1.8, §12.1.1).
+
+    Over what is not secure there is none that would be true.
+    """
+    if hop.transport not in _SECURE or all(each.scheme != "sips" for each in uris):
+        return contact
+    # `tls` says no more than the scheme does (RFC 5630 §3.1.4), and RFC 7118 §5.2 knows `ws` alone.
+    changed = {"tls": None, "wss": "ws"}
+    transport = contact.parameters.get("transport") or ""
+    parameters = {name: said for name, said in contact.parameters.items() if name != "transport"}
+    if kept := changed.get(transport, transport):
+        parameters["transport"] = kept
+    return replace(contact, scheme="sips", parameters=parameters)
+
+
+def secured_way(request: Request) -> list[Uri]:
+    """What decides of the Contact in our answer: Request-URI, and the first Record-Route or Contact."""
+    first = request.addresses("record-route")[:1] or request.addresses("contact")[:1]
+    return [request.uri, *(each.uri for each in first)]
 
 
 def _routes(message: Message) -> tuple[Address, ...]:

@@ -286,7 +286,7 @@ class Terms:
 
     realm: str
     algorithms: tuple[str, ...] = ("SHA-256", "MD5")
-    """One challenge each, in this order: the preferred first (RFC 8760 §2.4)."""
+    """One challenge each, in this order: the preferred first (RFC 8760 §2.3)."""
     flavour: Flavour = Flavour.USER
     qops: tuple[str, ...] = ("auth",)
     legacy: bool = False

@@ -29,7 +29,7 @@ PING = b"\r\n\r\n"
 _TOO_LONG = "a message that is too long"
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(
-    rb"\n(?:content-length|l)[ \t]*+:(?:[ \t]|\r\n[ \t]|\n[ \t])*+([^\r\n]*+)", re.IGNORECASE
+    rb"\n(?:content-length|l)[ \t]*+:(?>(?:[ \t]|\r\n[ \t]|\n[ \t])*)([^\r\n]*+)", re.IGNORECASE
 )
 
 

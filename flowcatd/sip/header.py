@@ -26,16 +26,14 @@ from flowcatd.sip.uri import (
 )
 
 TOKEN: Final = r"[A-Za-z0-9\-.!%*_+`'~]++"  # noqa: S105 the RFC's word
-QUOTED: Final = r'"(?:[^"\\]++|\\.)*+"'
+QUOTED: Final = r'"(?>(?:[^"\\]++|\\.)*)"'
 
-_LIST_PIECE = re.compile(rf'(?:[^",<]++|{QUOTED}|<[^>]*+>)*+', re.DOTALL)
-_PARAMETER = re.compile(
-    rf"\s*+;\s*+({TOKEN})\s*+(?:=\s*+({QUOTED}|[^\s;,\"<>]*+)\s*+)?+", re.DOTALL
-)
+_LIST_PIECE = re.compile(rf'(?>(?:[^",<]++|{QUOTED}|<[^>]*+>)*)', re.DOTALL)
+_PARAMETER = re.compile(rf"\s*+;\s*+({TOKEN})\s*+(?>=\s*+({QUOTED}|[^\s;,\"<>]*+)\s*+|)", re.DOTALL)
 _NAME_ADDR = re.compile(rf'\s*+(?:({QUOTED})|([^"<>,;:@\\]*+))\s*+<([^>]*+)>\s*+', re.DOTALL)
 _ADDR_SPEC = re.compile(r"\s*+([^\s;,<>\"?]++)\s*+")
 _VIA = re.compile(
-    rf"\s*+SIP\s*+/\s*+([0-9.]++)\s*+/\s*+({TOKEN})\s++({HOST})\s*+(?::\s*+([0-9]{{1,5}}+)\s*+)?+",
+    rf"\s*+SIP\s*+/\s*+([0-9.]++)\s*+/\s*+({TOKEN})\s++({HOST})\s*+(?>:\s*+([0-9]{{1,5}}+)\s*+|)",
     re.IGNORECASE,
 )
 _CSEQ = re.compile(rf"([0-9]{{1,24}}+)\s++({TOKEN})")

@@ -12,7 +12,7 @@ from flowcatd.sip.agent_event import CallEnded, CallTerms, Connected, Invited
 from flowcatd.sip.body import sdp_of
 from flowcatd.sip.change import accept, grant_refresh, set_refresh
 from flowcatd.sip.desk import Desk, put_sdp
-from flowcatd.sip.dialog import Dialog, DialogKey
+from flowcatd.sip.dialog import Dialog, DialogKey, secured, secured_way
 from flowcatd.sip.event import Asked, Hop, TransactionId
 from flowcatd.sip.invite import Call, Promises, State, Turn
 from flowcatd.sip.message import Request
@@ -43,7 +43,7 @@ def begin(desk: Desk, event: Asked) -> None:
         _check_interval(desk, request)
         has_offer = sdp_of(request) is not None
         tag = desk.mint.token()
-        contact = desk.mint.here(event.hop).contact
+        contact = secured(desk.mint.here(event.hop).contact, event.hop, secured_way(request))
         dialog = Dialog.of_request(request, tag, contact, event.hop)
         can = {*request.words("supported"), *request.words("require")}
         has_update = "update" in request.words("allow")
@@ -61,7 +61,7 @@ def begin(desk: Desk, event: Asked) -> None:
         "100rel" in request.words("require"),
         "100rel" in can,
     )
-    desk.calls[call.number] = call
+    desk.keep(call)
     desk.found[dialog.key] = call
     desk.asked[event.id] = call
     call.ladder.note(request, desk.now, is_ours=False)
@@ -73,6 +73,8 @@ def _find_replaced(desk: Desk, request: Request) -> Call | None:
     text = request.first("replaces")
     if text is None:
         return None
+    if "join" in request.fields:
+        raise SipError("a Replaces beside a Join")  # §3: they contradict each other
     wanted = parse_replaces(text)
     call = desk.found.get(DialogKey(wanted.call_id, wanted.to_tag, wanted.from_tag))
     if call is None or call.state is State.ASKED:
@@ -138,6 +140,10 @@ def ring(desk: Desk, call: Call, status: int, negotiation: Negotiation | None) -
     must = promises.is_required or call.terms.reliable == "required"
     # A description that went out reliably is not repeated: it would be a new offer.
     is_said = call.is_settled or promises.holds_answer
+    if must and negotiation is None and not call.body and sdp_of(call.request) is None:
+        raise LocalError(
+            "a first reliable answer to a call without an offer makes one"
+        )  # RFC 3262 §5
     if negotiation is not None and not is_said and (wants or sdp_of(call.request) is not None):
         put_sdp(response, _describe(desk, call, negotiation, is_early=True))
     desk.arm(call, "minute", desk.now + RING_AGAIN, lambda: _ring_again(desk, call, status))

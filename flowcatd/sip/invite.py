@@ -175,6 +175,10 @@ class Change:
     method: str
     is_refresh: bool
     has_offer: bool
+    rseq: int = 0
+    """The last reliable provisional answer to it; 0 for none."""
+    settled: Negotiation | None = None
+    """A copy of the call's, once one of those has answered the offer."""
 
 
 @dataclass(slots=True)

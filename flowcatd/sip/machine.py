@@ -83,7 +83,7 @@ class Turn(Enum):
     TIMER_M = auto()
     """No more 2xx, of this or another branch of a fork, are expected."""
     TIMER_TRYING = auto()
-    """Our user takes his time: 100."""
+    """Our user takes his time: 100 (§17.2.1; for other requests than INVITE RFC 4320 §4.1)."""
     TIMER_GIVEN_UP = auto()
     """64*T1 after a CANCEL."""
 
@@ -118,6 +118,7 @@ class Do(Enum):
     ARM_L = auto()
     ARM_M = auto()
     ARM_TRYING = auto()
+    ARM_LATE = auto()
     ARM_GIVEN_UP = auto()
 
 
@@ -144,7 +145,7 @@ BEGIN: Final[dict[Kind, Row]] = {
     Kind.INVITE_CLIENT: (_S.CALLING, (_D.SEND, _D.ARM_A, _D.ARM_B)),
     Kind.CLIENT: (_S.TRYING, (_D.SEND, _D.ARM_E, _D.ARM_F)),
     Kind.INVITE_SERVER: (_S.PROCEEDING, (_D.TELL, _D.ARM_TRYING)),
-    Kind.SERVER: (_S.TRYING, (_D.TELL, _D.ARM_F)),
+    Kind.SERVER: (_S.TRYING, (_D.TELL, _D.ARM_F, _D.ARM_LATE)),
 }
 
 INVITE_CLIENT: Final[Table] = {
@@ -208,6 +209,7 @@ INVITE_SERVER: Final[Table] = {
 
 SERVER: Final[Table] = {
     (_S.TRYING, _T.REQUEST): (_S.TRYING, ()),
+    (_S.TRYING, _T.TIMER_TRYING): (_S.PROCEEDING, (_D.TRYING,)),
     (_S.TRYING, _T.PROVISIONAL): (_S.PROCEEDING, (_D.SEND,)),
     (_S.TRYING, _T.SUCCESS): (_S.COMPLETED, (_D.SEND, _D.ARM_J)),
     (_S.TRYING, _T.FAILURE): (_S.COMPLETED, (_D.SEND, _D.ARM_J)),

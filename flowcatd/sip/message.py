@@ -37,7 +37,15 @@ from flowcatd.sip.header import (
 )
 from flowcatd.sip.trouble import DROP, SipError
 from flowcatd.sip.uri import Uri, parse_uri
-from flowcatd.sip.words import COMPACT, KEYS, SINGLE, SPELLED, phrase_of, spell
+from flowcatd.sip.words import (
+    COMPACT,
+    KEYS,
+    KNOWN_METHODS,
+    SINGLE,
+    SPELLED,
+    phrase_of,
+    spell,
+)
 
 DEFAULT_PORT = 5060
 MESSAGE_BYTES = 65_536
@@ -47,7 +55,7 @@ LINE_BYTES = 8192
 """One field with its folds: a hundred hops of Via in one line."""
 
 _REQUEST_LINE = re.compile(rf"({TOKEN}) ([^\s]++) SIP/([0-9]++)\.([0-9]++)", re.IGNORECASE)
-_STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: (.*+))?+", re.IGNORECASE | re.DOTALL)
+_STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: (.*+))?", re.IGNORECASE | re.DOTALL)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _FOLD = re.compile(r"\n[ \t]++")
 _NO_LINE = re.compile(r"[\r\n]")
@@ -156,7 +164,8 @@ class Request(Message):
         hops = fields.get("max-forwards")
         self.max_forwards = parse_number(hops[0], 256) if hops else None
         if self.cseq.method != method:
-            raise SipError("a CSeq of another method")
+            # RFC 4475 §3.1.2.18: what is unknown is that first.
+            raise SipError("a CSeq of another method", 400 if method in KNOWN_METHODS else 501)
 
     @property
     def is_initial(self) -> bool:

@@ -32,7 +32,14 @@ from flowcatd.errors import LocalError
 from flowcatd.sip.agreement import Pair, agree, check_answer, is_same
 from flowcatd.sip.attribute import Direction
 from flowcatd.sip.message import of_json_text, to_json_text
-from flowcatd.sip.proposal import Name, Situation, make_answer, make_offer
+from flowcatd.sip.proposal import (
+    TLS_ID,
+    TLS_ID_BYTES,
+    Name,
+    Situation,
+    make_answer,
+    make_offer,
+)
 from flowcatd.sip.sdp import Description, Media, Origin, parse
 from flowcatd.sip.session import SUITES, Capabilities, Dtls, Incoming, Local, Session
 from flowcatd.sip.trouble import SipError
@@ -91,6 +98,7 @@ class Negotiation:
         self._capabilities = capabilities
         self._origin = Origin("-", session_id, "0", local.host)
         self._keys = {name: key(SUITES[name].key_bytes) for name in capabilities.suites}
+        self._keys[TLS_ID] = key(TLS_ID_BYTES)
         self._numbers: dict[int, Name] = {}
         self._taken: dict[int, Name] = {}
         self._sent: Description | None = None
@@ -196,7 +204,9 @@ class Negotiation:
         SipError 488 when the capabilities are not those of the call and its session needs what is gone.
         """
         session_id, host = snapshot.origin
-        made = cls(capabilities, local, session_id, bytes)
+        # A suite that had no key then has none now.
+        known = tuple(name for name in capabilities.suites if name in snapshot.keys)
+        made = cls(replace(capabilities, suites=known), local, session_id, bytes)
         made._origin = Origin("-", session_id, "0", host)
         made.is_held = snapshot.is_held
         made._keys |= snapshot.keys
@@ -215,6 +225,11 @@ class Negotiation:
                 held_by_us=snapshot.held_by_us,
             )
             made._settle(pair, agree(pair, capabilities))
+            # The DTLS association goes on, so the certificate that it was made with is ours: another
+            # fingerprint would ask the peer for another association (RFC 8842).
+            shown = pair.ours.fingerprints_of(pair.sides[0])
+            if shown:
+                made.local = replace(local, fingerprint=shown[0])
         return made
 
     def _situation(self) -> Situation:
@@ -228,9 +243,8 @@ class Negotiation:
             taken=self._taken,
             wish=Direction.SENDONLY if self.is_held else Direction.SENDRECV,
             codec=session.codec if session else None,
-            is_client=bool(
-                session and isinstance(session.secrecy, Dtls) and session.secrecy.is_client
-            ),
+            dtls=session.secrecy if session and isinstance(session.secrecy, Dtls) else None,
+            tls_id=(pair.sides[0].first("tls-id") or "") if pair else "",
             index=pair.index if pair else None,
         )
 

@@ -29,11 +29,10 @@ from flowcatd.sip.desk import (
     Sent,
     accepts_challenge,
     cause_of,
-    ignore,
     put_sdp,
     retry_after_of,
 )
-from flowcatd.sip.dialog import FIRST_CSEQ, Dialog
+from flowcatd.sip.dialog import FIRST_CSEQ, Dialog, secured
 from flowcatd.sip.event import Hop
 from flowcatd.sip.header import Address
 from flowcatd.sip.invite import Asking, Call, Early, State, Turn
@@ -63,7 +62,7 @@ def begin(desk: Desk, invitation: Invitation, negotiation: Negotiation) -> Call:
     request = _build(desk, asking, tag, terms, FIRST_CSEQ)
     call = Call(desk.new_number(), State.CALLING, request, asking.hops[0], tag, terms)
     call.negotiation, call.answerer, call.asking = negotiation, invitation.answerer, asking
-    desk.calls[call.number] = call
+    desk.keep(call)
     _send(desk, call, request)
     return call
 
@@ -81,7 +80,7 @@ def _build(desk: Desk, asking: Asking, tag: str, terms: CallTerms, cseq: int) ->
     )
     if invitation.routes:
         request.put("route", *invitation.routes)
-    request.put("contact", f"<{desk.mint.here(hop).contact}>")
+    request.put("contact", f"<{_contact(desk, asking, hop)}>")
     desk.adorn(request, terms)
     if terms.reliable == "required":
         request.put("require", "100rel")
@@ -89,6 +88,11 @@ def _build(desk: Desk, asking: Asking, tag: str, terms: CallTerms, cseq: int) ->
         request.put(name, value)
     put_sdp(request, asking.offer)
     return request
+
+
+def _contact(desk: Desk, asking: Asking, hop: Hop) -> Uri:
+    way = [asking.target, *(each.uri for each in asking.invitation.routes[:1])]
+    return secured(desk.mint.here(hop).contact, hop, way)
 
 
 def _send(desk: Desk, call: Call, request: Request) -> None:
@@ -108,12 +112,12 @@ def _send_again(desk: Desk, call: Call) -> None:
     _send(desk, call, _build(desk, call.asking, call.tag, call.terms, cseq))
 
 
-def receive(desk: Desk, sent: Sent, response: Response | None) -> None:
-    """An answer to an INVITE of ours, or None when none came in time."""
+def receive(desk: Desk, sent: Sent, response: Response | None, status: int = 408) -> None:
+    """An answer to an INVITE of ours, or None for `status`: 408 when none came, 503 when it was not sent."""
     call = sent.call
     assert call is not None
     if response is None:
-        _fail(desk, call, None)
+        _fail(desk, call, None, status)
     elif response.status < 200:
         _progress(desk, call, sent.request, response)
     elif response.status < 300:
@@ -145,7 +149,7 @@ def _early(desk: Desk, call: Call, request: Request, response: Response) -> Earl
     tag = response.to.tag
     if tag not in asking.early and len(asking.early) < desk.terms.forks:
         try:
-            contact = desk.mint.here(call.hop).contact
+            contact = _contact(desk, asking, call.hop)
             dialog = Dialog.of_response(request, response, contact, call.hop)
         except SipError:
             return None
@@ -163,9 +167,7 @@ def _take_early(desk: Desk, call: Call, early: Early, response: Response) -> Non
         if early.rseq and rseq != early.rseq + 1:
             raise SipError("a reliable answer that is repeated, or out of order")
         early.rseq = rseq
-        prack, hop = desk.compose(call, early.dialog, "PRACK")
-        prack.put("rack", f"{rseq} {response.cseq}")
-        desk.ask(call, early.dialog, prack, hop, ignore)
+        desk.acknowledge_early(call, early.dialog, response, rseq)
     if body is None or early.negotiation is not None or call.state is not State.CALLING:
         return
     if rseq is None:
@@ -248,13 +250,14 @@ def _take_answer(call: Call, early: Early | None, response: Response) -> str:
 
 def _dialog(desk: Desk, call: Call, request: Request, response: Response) -> tuple[Dialog, str]:
     """The dialog of a 2xx, and what is wrong with it: even a bad one must be acknowledged and ended."""
-    contact = desk.mint.here(call.hop).contact
+    assert call.asking is not None
+    contact = _contact(desk, call.asking, call.hop)
     try:
         return Dialog.of_response(request, response, contact, call.hop), ""
     except SipError as error:
         number = request.cseq.number
         ends = (request.from_, response.to)
-        routes = call.asking.invitation.routes if call.asking else ()
+        routes = call.asking.invitation.routes
         return Dialog(
             request.call_id,
             *ends,
@@ -286,7 +289,7 @@ def _dismiss(desk: Desk, call: Call, request: Request, response: Response) -> No
 # --- no answer, or not yet ------------------------------------------------------------------------
 
 
-def _fail(desk: Desk, call: Call, response: Response | None) -> None:
+def _fail(desk: Desk, call: Call, response: Response | None, status: int = 408) -> None:
     asking = call.asking
     assert asking is not None
     for each in asking.early.values():
@@ -295,7 +298,8 @@ def _fail(desk: Desk, call: Call, response: Response | None) -> None:
         asking.rounds += 1
         if asking.rounds < desk.terms.rounds and _try_again(desk, call, asking, response):
             return
-    status = 408 if response is None else response.status
+    status = status if response is None else response.status
+    silence = "nobody answered" if status == 408 else "it could not be sent"
     desk.turn(
         call,
         Turn.FAILURE,
@@ -303,7 +307,7 @@ def _fail(desk: Desk, call: Call, response: Response | None) -> None:
             call.number,
             by_peer=response is not None and call.state is State.CALLING,
             status=status,
-            problem="nobody answered" if response is None else "",
+            problem=silence if response is None else "",
             cause=None if response is None else cause_of(response),
             retry_after=None if response is None else retry_after_of(response),
         ),

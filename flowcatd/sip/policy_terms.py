@@ -14,7 +14,7 @@ from flowcatd.sip.agent_event import CallTerms
 from flowcatd.sip.digest import Answerer
 from flowcatd.sip.guard import Dialled, GateTerms
 from flowcatd.sip.header import Address
-from flowcatd.sip.session import CODECS, Capabilities, Secrecy
+from flowcatd.sip.session import CODECS, SUITES, Capabilities, Secrecy
 from flowcatd.sip.trunk import Trunk
 from flowcatd.sip.uri import Uri
 
@@ -133,6 +133,7 @@ def capabilities_of(trunk: Trunk, terms: Terms) -> Capabilities:
     return Capabilities(
         codecs=tuple(CODECS[name] for name in names),
         secrecy=secrecy_of(trunk, has_dtls=terms.has_dtls),
+        suites=tuple(SUITES),
     )
 
 

@@ -5,17 +5,27 @@ The order of the lines of our m= section never changes, so that equal contents a
 
 from __future__ import annotations
 
+import hashlib
+from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from flowcatd.errors import LocalError
-from flowcatd.sip.agreement import first_crypto, is_same, is_secure, refusal, telephone_event
+from flowcatd.sip.agreement import (
+    as_set,
+    first_crypto,
+    is_same,
+    is_secure,
+    refusal,
+    telephone_event,
+)
 from flowcatd.sip.attribute import (
     STATIC,
     Attribute,
     Crypto,
     Direction,
+    Fingerprint,
     Format,
     Rtcp,
     Setup,
@@ -29,6 +39,7 @@ from flowcatd.sip.session import (
     EVENT_PAYLOADS,
     Capabilities,
     Codec,
+    Dtls,
     Local,
     Secrecy,
 )
@@ -38,6 +49,12 @@ OUR_EVENTS: Final = frozenset(range(17))
 """The sixteen keys and the hook flash (RFC 4733 §3.2)."""
 _FIRST_DYNAMIC, _LAST_DYNAMIC = 96, 127
 """RFC 3551 §6."""
+_UNSHARED: Final = range(64, 96)
+"""Payload types that look like RTCP where it has no port of its own (RFC 5761 §4)."""
+TLS_ID: Final = "tls-id"
+"""Of `Situation.keys`: what the names of our DTLS associations are made of."""
+TLS_ID_BYTES: Final = 24
+"""RFC 8842 §4 wants 120 bits."""
 
 Name = tuple[str, int, int]
 """A format without its number."""
@@ -51,7 +68,7 @@ class Situation:
     local: Local
     origin: Origin
     keys: Mapping[str, bytes]
-    """Our SRTP key of every suite in the capabilities; the same through a call."""
+    """Our SRTP key of every suite in the capabilities, and TLS_ID's; the same through a call."""
     numbers: Mapping[int, Name]
     """What each payload type that we have used in this call stands for."""
     taken: Mapping[int, Name]
@@ -60,8 +77,10 @@ class Situation:
     """Sendrecv, or sendonly when we hold."""
     codec: Codec | None = None
     """What is in use."""
-    is_client: bool = False
-    """Of the DTLS association that there is."""
+    dtls: Dtls | None = None
+    """The DTLS association that there is."""
+    tls_id: str = ""
+    """What we called it."""
     index: int | None = None
     """Which m= line is the stream that there is."""
 
@@ -119,8 +138,8 @@ def _answered_media(now: Situation, offer: Description, theirs: Media) -> Media:
     codec, format_ = _chosen_codec(now, theirs_formats)
     formats = [_numbered(now, codec.format, format_)]
     event = telephone_event(theirs_formats, codec)
-    if event is not None:
-        understood = events(event.fmtp) & OUR_EVENTS
+    understood = events(event.fmtp) & OUR_EVENTS if event is not None else frozenset()
+    if event is not None and understood:
         named = Format(0, EVENT_NAME, event.clock_hz, 1, events_text(understood))
         formats.append(_numbered(now, named, event))
     noise = next((each for each in theirs_formats if each.key == COMFORT_NOISE.key), None)
@@ -129,7 +148,7 @@ def _answered_media(now: Situation, offer: Description, theirs: Media) -> Media:
     secrets = _answered_secrecy(now, offer, theirs)
     direction = offer.direction_of(theirs).flipped & now.wish
     named_mid = tuple(each for each in theirs.attributes if each.name == "mid")[:1]
-    has_mux = theirs.has_rtcp_mux
+    has_mux = theirs.has_rtcp_mux and not any(each.payload in _UNSHARED for each in formats)
     attributes = (*_lines(now, formats, direction, has_mux=has_mux), *secrets, *named_mid)
     return _audio(now, theirs.proto, formats, attributes)
 
@@ -192,7 +211,7 @@ def _kept(agreed: Media) -> Iterator[Attribute]:
     Who opens DTLS is open again in every offer (RFC 8842 §5.5).
     """
     for each in agreed.attributes:
-        if each.name in {"crypto", "fingerprint", "mid"}:
+        if each.name in {"crypto", "fingerprint", "mid", "tls-id"}:
             yield each
         elif each.name == "setup":
             yield Attribute("setup", str(Setup.ACTPASS))
@@ -211,7 +230,8 @@ def _wanted_formats(now: Situation) -> Iterator[Format]:
     capabilities = now.capabilities
     codecs = sorted(capabilities.codecs, key=lambda each: each != now.codec)
     yield from (each.format for each in codecs)
-    if capabilities.has_comfort_noise:
+    clocks = {each.format.clock_hz for each in codecs}
+    if capabilities.has_comfort_noise and COMFORT_NOISE.clock_hz in clocks:
         yield COMFORT_NOISE
     for clock_hz in dict.fromkeys(each.format.clock_hz for each in codecs):
         number = EVENT_PAYLOADS.get(clock_hz, _FIRST_DYNAMIC)
@@ -247,9 +267,11 @@ def _cryptos(now: Situation) -> Iterator[Attribute]:
         yield Attribute("crypto", str(Crypto(tag, suite, now.keys[suite])))
 
 
-def _certificate(now: Situation, setup: Setup) -> Iterator[Attribute]:
+def _certificate(now: Situation, setup: Setup, tls_id: str) -> Iterator[Attribute]:
     yield Attribute("fingerprint", str(now.local.fingerprint))
     yield Attribute("setup", str(setup))
+    if tls_id:
+        yield Attribute("tls-id", tls_id)
 
 
 def _offered_secrecy(now: Situation) -> tuple[str, tuple[Attribute, ...]]:
@@ -260,7 +282,7 @@ def _offered_secrecy(now: Situation) -> tuple[str, tuple[Attribute, ...]]:
         case Secrecy.DTLS:
             if now.local.fingerprint is None:
                 raise LocalError("DTLS is asked for, and there is no certificate")
-            return "UDP/TLS/RTP/SAVP", tuple(_certificate(now, Setup.ACTPASS))
+            return "UDP/TLS/RTP/SAVP", tuple(_certificate(now, Setup.ACTPASS, _named(now, "")))
         case _:
             return "RTP/AVP", ()
 
@@ -283,7 +305,8 @@ def _answered_secrecy(now: Situation, offer: Description, theirs: Media) -> tupl
     if crypto and not (certificates and wanted is Secrecy.DTLS):
         return (_answered_crypto(now, crypto),)
     if certificates:
-        return tuple(_certificate(now, _answered_setup(now, offer.setup_of(theirs))))
+        setup = _answered_setup(now, offer.setup_of(theirs))
+        return tuple(_certificate(now, setup, _answered_id(now, theirs, certificates)))
     if secure:
         raise refusal("media are offered encrypted in no way that we have")
     if wanted is not Secrecy.ALLOWED:
@@ -301,6 +324,27 @@ def _answered_setup(now: Situation, theirs: Setup | None) -> Setup:
     if theirs is Setup.HOLDCONN:
         raise refusal("DTLS is put off")
     if theirs is Setup.ACTPASS:
-        stays = now.codec is not None and not now.is_client
+        stays = now.dtls is not None and not now.dtls.is_client
         return Setup.PASSIVE if stays else Setup.ACTIVE
     return Setup.ACTIVE if theirs is Setup.PASSIVE else Setup.PASSIVE
+
+
+def _answered_id(now: Situation, theirs: Media, certificates: tuple[Fingerprint, ...]) -> str:
+    """What we call the association: nothing where they call it nothing, the same while it is the same.
+
+    RFC 8842 §5.3. What is new in theirs makes a new one of ours.
+    """
+    named = theirs.first("tls-id") or ""
+    if not named:
+        return ""
+    prints = as_set(certificates)
+    was = now.dtls
+    if was is not None and now.tls_id and (was.association, was.fingerprints) == (named, prints):
+        return now.tls_id
+    return _named(now, " ".join((named, *map(str, prints))))
+
+
+def _named(now: Situation, theirs: str) -> str:
+    """A name for an association that nobody can guess: always the same for the same of theirs."""
+    digest = hashlib.sha256(now.keys[TLS_ID] + theirs.encode("utf-8", "replace")).digest()
+    return urlsafe_b64encode(digest[:TLS_ID_BYTES]).decode()

@@ -76,7 +76,7 @@ def parse_reference(request: Request) -> Reference:
         replace(target, headers=()),
         parse_replaces(wanted[0]) if wanted else None,
         request.first("referred-by") or "",
-        (request.first("refer-sub") or "true").strip().lower() != "false",
+        (request.first("refer-sub") or "true").partition(";")[0].strip().lower() != "false",
     )
 
 

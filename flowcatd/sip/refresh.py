@@ -96,7 +96,8 @@ def grant(request: Request, response: Response, terms: CallTerms, least: int) ->
     response.put(
         "session-expires", Valued(str(granted), {"refresher": "uas" if is_ours else "uac"})
     )
-    if not is_ours:
+    if can:
+        # §9: it refreshes, or hangs up where we do not; either way it has to look at the field.
         response.put("require", "timer")
     return Refresh(granted, is_ours)
 

@@ -170,7 +170,10 @@ class Dtls:
     is_client: bool
     """Whether we open it (`active`)."""
     fingerprints: tuple[Fingerprint, ...]
-    """The peer's certificate is one of these, or it is not the peer."""
+    """The peer's certificate is one of these, or it is not the peer; a set, in one order."""
+    association: str = ""
+    """What the peer calls it (a=tls-id), or without a name where its media are: another one is a new
+    association (RFC 8842 §4). Empty while the media are nowhere, which changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,14 @@ class Timers:
         """64*T1: Timers B, D, F, H, J, L and M, and how long after a CANCEL an answer is awaited."""
         return 64 * self.t1
 
+    @property
+    def late(self) -> float:
+        """What Timer E takes to come to T2: a request other than INVITE gets its 100 then (RFC 4320 §4.1)."""
+        pause, past = self.t1, 0.0
+        while pause < self.t2:
+            past, pause = past + pause, 2 * pause
+        return past
+
     def next_pause(self, pause: float) -> float:
         """The pause after this one, of Timers E and G: twice as long, T2 at most."""
         return min(2 * pause, self.t2)

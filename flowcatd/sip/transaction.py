@@ -15,7 +15,7 @@ none is finished, a new request gets a 503 that costs no state. Branches come fr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -49,6 +49,8 @@ from flowcatd.sip.message import (
 from flowcatd.sip.timers import Timers
 from flowcatd.wake import Wake, WakeList
 
+DEFAULT_PORTS: Final = {"TCP": 5060, "TLS": 5061}
+"""Of the transports over which we can connect to whoever asked."""
 RETRY_AFTER = 5
 """Seconds after which a request refused for want of room may come again."""
 
@@ -57,7 +59,7 @@ class _Transaction:
     """One of them."""
 
     __slots__ = (
-        *("cancelled", "hop", "id", "keys", "kept", "kind", "pause", "reason"),
+        *("cancelled", "hop", "id", "keys", "kept", "kind", "pause", "port", "reason"),
         *("request", "size", "state", "timers", "wants_cancel"),
     )
 
@@ -69,6 +71,8 @@ class _Transaction:
         self.request: Request | None = request
         """Let go when a server has answered: a flood's leftovers are small then."""
         self.hop = hop
+        self.port = request.top.port or DEFAULT_PORTS.get(hop.transport, 0)
+        """Where the sent-by says that its sender takes connections."""
         self.keys = keys
         """Under which it is found; the first is the matching rule's."""
         self.state = State.TERMINATED
@@ -98,6 +102,7 @@ class Transactions:
         self._now = 0.0
         self._all: dict[TransactionId, _Transaction] = {}
         self._found: dict[Hashable, _Transaction] = {}
+        self._at: dict[Hop, set[TransactionId]] = {}
         self._finished: OrderedDict[TransactionId, None] = OrderedDict()
         self.kept_bytes = 0
         """What all of them keep: requests that wait for an answer, and what may be repeated."""
@@ -121,8 +126,8 @@ class Transactions:
     def receive_failure(self, hop: Hop, now: float) -> None:
         """Nothing can be sent to `hop` any more: a closed connection, an ICMP error."""
         self._begin(now)
-        for transaction in [each for each in self._all.values() if each.hop == hop]:
-            self._turn(transaction, Turn.ERROR)
+        for number in sorted(self._at.get(hop, ())):
+            self._lose(self._all[number])
 
     def wake(self, now: float) -> None:
         """The time is `now`; drain `events` and `outgoing` next."""
@@ -255,6 +260,7 @@ class Transactions:
         self._number += 1
         transaction = _Transaction(self._number, kind, request, hop, keys)
         self._all[transaction.id] = transaction
+        self._at.setdefault(hop, set()).add(transaction.id)
         for key in keys:
             self._found[key] = transaction
         self._weigh(transaction)
@@ -290,6 +296,25 @@ class Transactions:
             transaction.wants_cancel = False
             self._turn(transaction, Turn.CANCEL)
         return True
+
+    def _lose(self, transaction: _Transaction) -> None:
+        """Its way is gone; an answer goes by a new connection then, to where the Via says (§18.2.2)."""
+        hop = transaction.hop
+        if transaction.kind.is_client or not hop.connection or not transaction.port:
+            self._turn(transaction, Turn.ERROR)
+            return
+        self._leave(transaction)
+        transaction.hop = replace(hop, port=transaction.port, connection=0)
+        self._at.setdefault(transaction.hop, set()).add(transaction.id)
+        if transaction.state is State.COMPLETED:
+            # Any other answer comes again by itself: a 2xx until its ACK, a 1xx with the next one.
+            self._repeat(transaction)
+
+    def _leave(self, transaction: _Transaction) -> None:
+        there = self._at[transaction.hop]
+        there.discard(transaction.id)
+        if not there:
+            del self._at[transaction.hop]
 
     def _do_all(
         self,
@@ -366,31 +391,21 @@ class Transactions:
 
     def _arm(self, transaction: _Transaction, do: Do, arm: tuple[Turn, str]) -> None:
         turn, which = arm
-        reliable = transaction.hop.is_reliable
-        timers = self._timers
-        match which:
-            case "repeat":
-                if reliable:
-                    return
-                pause = transaction.pause
-                # Timer A doubles for ever, E and G up to T2 (§17.1.1.2, §17.1.2.2, §17.2.1).
-                if do is Do.ARM_E_T2:
-                    pause = timers.t2
-                elif pause == 0.0:
-                    pause = timers.t1
-                else:
-                    pause = 2 * pause if do is Do.ARM_A else timers.next_pause(pause)
-                transaction.pause = pause
-            case "t4":
-                pause = 0.0 if reliable else timers.t4
-            case "unreliable":
-                pause = 0.0 if reliable else timers.timeout
-            case "trying":
-                pause = timers.trying
-            case "ringing":
-                pause = timers.ringing
-            case _:
-                pause = timers.timeout
+        timers, reliable = self._timers, transaction.hop.is_reliable
+        if which == "repeat":
+            if reliable:
+                return
+            pause = transaction.pause
+            # Timer A doubles for ever, E and G up to T2 (§17.1.1.2, §17.1.2.2, §17.2.1).
+            if do is Do.ARM_E_T2:
+                pause = timers.t2
+            elif pause == 0.0:
+                pause = timers.t1
+            else:
+                pause = 2 * pause if do is Do.ARM_A else timers.next_pause(pause)
+            transaction.pause = pause
+        else:
+            pause = 0.0 if reliable and which in _UNRELIABLE else _PAUSES[which](timers)
         if pause == 0.0:
             self._turn(transaction, turn)
             return
@@ -434,6 +449,7 @@ class Transactions:
         if self._all.pop(transaction.id, None) is None:
             return
         self.kept_bytes -= transaction.size
+        self._leave(transaction)
         self._stop_timers(transaction, State.TERMINATED)
         self._finished.pop(transaction.id, None)
         for key in transaction.keys:
@@ -458,9 +474,20 @@ _ARMS: Final = {
     Do.ARM_L: (Turn.TIMER_L, "timeout"),
     Do.ARM_M: (Turn.TIMER_M, "timeout"),
     Do.ARM_TRYING: (Turn.TIMER_TRYING, "trying"),
+    Do.ARM_LATE: (Turn.TIMER_TRYING, "late"),
     Do.ARM_GIVEN_UP: (Turn.TIMER_GIVEN_UP, "timeout"),
 }
 """Which timer a doing starts, and how long it runs."""
+_PAUSES: Final[dict[str, Callable[[Timers], float]]] = {
+    "t4": lambda timers: timers.t4,
+    "unreliable": lambda timers: timers.timeout,
+    "timeout": lambda timers: timers.timeout,
+    "trying": lambda timers: timers.trying,
+    "late": lambda timers: timers.late,
+    "ringing": lambda timers: timers.ringing,
+}
+_UNRELIABLE: Final = frozenset({"t4", "unreliable"})
+"""Over a reliable transport nothing comes again: these do not run."""
 
 
 def _is_answer(response: Response) -> bool:

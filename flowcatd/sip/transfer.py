@@ -9,6 +9,7 @@ call in which it happens may end before the transfer is decided; it then takes N
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 from flowcatd.errors import LocalError
 from flowcatd.sip.agent_event import ReferProgress, Referred
@@ -26,6 +27,8 @@ from flowcatd.sip.refer import (
 )
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri
+
+_UNSUBSCRIBES: Final = frozenset({404, 405, 410, 416, *range(480, 486), 489, 501, 604})
 
 # --- we ask ---------------------------------------------------------------------------------------
 
@@ -139,6 +142,8 @@ def receive_refer(desk: Desk, call: Call, event: Asked) -> None:
 
 def answer(desk: Desk, call: Call, number: int, status: int) -> None:
     """Accepts (202) or refuses (603 …) a transfer."""
+    if call.is_told:
+        return  # the call's end has answered it
     transfer = call.transfers.get(number)
     if transfer is None or transfer.is_ours or transfer.request is None or transfer.asked is None:
         raise LocalError("no such transfer to be answered")
@@ -178,7 +183,7 @@ def _receive_told(
     desk: Desk, call: Call, number: int, _request: Request, response: Response | None
 ) -> None:
     """RFC 6665 §4.2.2: whoever knows nothing of the subscription, or is not there, wants no more."""
-    if response is None or response.status == 481:
+    if response is None or response.status in _UNSUBSCRIBES:
         _drop(desk, call, number)
 
 

@@ -34,13 +34,13 @@ _HEADER_SAFE: Final = _ALNUM + _MARK + "[]/?:+$"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+):(.*+)", re.DOTALL)
 _SIP = re.compile(
-    r"(?:(?P<user>[^\x00-\x20<>\"@\x7f:]++)(?::(?P<password>[^\x00-\x20<>\"@\x7f]*+))?+@)?+"
-    rf"(?P<host>{HOST})(?::(?P<port>[0-9]{{1,5}}+))?+"
-    r"(?P<parameters>(?:;[^\x00-\x20<>\"@\x7f?;]*+)*+)"
-    r"(?:\?(?P<headers>[^\x00-\x20<>\"@\x7f]*+))?+"
+    r"(?>(?P<user>[^\x00-\x20<>\"@\x7f:]++)(?>:(?P<password>[^\x00-\x20<>\"@\x7f]*+)|)@|)"
+    rf"(?P<host>{HOST})(?>:(?P<port>[0-9]{{1,5}}+)|)"
+    r"(?P<parameters>(?>(?:;[^\x00-\x20<>\"@\x7f?;]*+)*))"
+    r"(?>\?(?P<headers>[^\x00-\x20<>\"@\x7f]*+)|)"
 )
 _TEL = re.compile(
-    r"(?P<number>\+?[0-9A-Fa-f*#.()\-]++)(?P<parameters>(?:;[^\x00-\x20<>\"?;\x7f]*+)*+)"
+    r"(?P<number>\+?[0-9A-Fa-f*#.()\-]++)(?P<parameters>(?>(?:;[^\x00-\x20<>\"?;\x7f]*+)*))"
 )
 _VISUAL = re.compile(r"[\-.()]")
 _NUMBER = re.compile(r"\+[0-9.()\-]*+")

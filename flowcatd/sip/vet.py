@@ -11,15 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flowcatd.sip.message import Request, Response, build_response, parse_media_type
-from flowcatd.sip.words import phrase_of
-
-KNOWN_METHODS = frozenset(
-    {
-        *("ACK", "BYE", "CANCEL", "INFO", "INVITE", "MESSAGE", "NOTIFY", "OPTIONS", "PRACK"),
-        *("PUBLISH", "REFER", "REGISTER", "SUBSCRIBE", "UPDATE"),
-    }
-)
-"""A method of these that we do not take is 405; any other is 501 (§8.2.1, §21.5.2)."""
+from flowcatd.sip.words import KNOWN_METHODS, phrase_of
 
 _ASKS_SDP = frozenset({"INVITE", "UPDATE", "PRACK"})
 

@@ -1,4 +1,4 @@
-"""The registered words of SIP: header names and their compact forms, status codes and their phrases.
+"""The registered words of SIP: methods, header names and their compact forms, status codes and phrases.
 
 Data only, from the IANA registry of SIP parameters and RFC 3261 §21, RFC 3262, RFC 3323, RFC 3892,
 RFC 4028, RFC 4412, RFC 5079, RFC 8197, RFC 8688.
@@ -38,6 +38,14 @@ SINGLE: Final = frozenset(
     }
 )
 """Fields that have one value: twice is 400 (RFC 4475 §3.3.8)."""
+
+KNOWN_METHODS: Final = frozenset(
+    {
+        *("ACK", "BYE", "CANCEL", "INFO", "INVITE", "MESSAGE", "NOTIFY", "OPTIONS", "PRACK"),
+        *("PUBLISH", "REFER", "REGISTER", "SUBSCRIBE", "UPDATE"),
+    }
+)
+"""A method of these that we do not take is 405; any other is 501 (§8.2.1, §21.5.2)."""
 
 _LONG: Final = """
 Accept Accept-Encoding Accept-Language Alert-Info Allow Authentication-Info Authorization Call-ID

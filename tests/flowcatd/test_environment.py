@@ -15,7 +15,6 @@ from flowcatd.environment import (
     records_directory,
     reveal,
     wants_colour,
-    watchdog_seconds,
 )
 from flowcatd.errors import ConfigError
 from flowcatd.options import Secret
@@ -77,21 +76,6 @@ def test_a_secret_that_cannot_be_had_is_told_by_its_reference(tmp_path, referenc
 def test_records_go_where_the_first_of_three_says(setting, environ, expected):
     """The setting, then systemd, then beside us."""
     assert records_directory(setting, environ=environ) == expected
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, 0.0),
-        ({"WATCHDOG_USEC": "30000000"}, 30.0),
-        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
-        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, 0.0),
-        ({"WATCHDOG_USEC": "soon"}, 0.0),
-    ],
-)
-def test_the_watchdog_is_meant_for_its_process(environ, expected):
-    """sd_watchdog_enabled(3): another pid means somebody else."""
-    assert watchdog_seconds(environ=environ) == expected
 
 
 def test_nobody_listens_unless_systemd_says_so():

@@ -56,7 +56,7 @@ def test_what_is_written_is_read() -> None:
     assert bytes(read.brain) == b'{"state":"ask"}'
     assert bytes(read.transcript) == b"[]"
     assert encode(read) == encode(journal())
-    assert (read.carrier_call_id, read.resumptions) == ("CA1", 0)
+    assert (read.carrier_call_id, read.ledger.resumed) == ("CA1", 0)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

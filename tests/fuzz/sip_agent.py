@@ -4,8 +4,9 @@
 
 Two user agents talk; every message that one sends may reach the other changed, twice, late, or not at
 all, and the users wish at random, each call on terms of its own. Now and then the process of one side
-dies, and another takes its calls up from their snapshots. Nothing may be raised, nothing may stay when
-all time has passed. The seed is printed; the same seed gives the same run.
+dies, and another takes its calls up from their snapshots; or a connection is lost, as every second seed
+talks over TCP. Nothing may be raised, nothing may stay when all time has passed. The seed is printed;
+the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import sys
 import time
+from dataclasses import replace
 from random import Random
 
 import msgspec
@@ -22,6 +24,7 @@ from flowcatd.errors import CapacityError, LocalError
 from flowcatd.sip.adopt import CallSnapshot
 from flowcatd.sip.agent import UserAgent
 from flowcatd.sip.agent_event import CallEnded, CallTerms, Cause, Terms
+from flowcatd.sip.event import Hop
 from flowcatd.sip.session import Capabilities, Local
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import parse_uri
@@ -57,6 +60,15 @@ def die(world: World, side: Side) -> None:
     world.flush()
 
 
+def lose(world: World, side: Side) -> None:
+    """Nothing can be sent to the other side any more; over TCP it has another connection from then on."""
+    other = world.other(side)
+    lost = other.hop
+    if lost.is_reliable:
+        other.hop = replace(lost, connection=lost.connection + 1)
+    side.do("receive_failure", lost)
+
+
 def wish(world: World, side: Side, random: Random) -> None:
     """Something a user may want, whether it fits or not."""
     if not side.calls or random.random() < 0.2:
@@ -64,6 +76,9 @@ def wish(world: World, side: Side, random: Random) -> None:
         return
     if random.random() < 0.03:
         die(world, side)
+        return
+    if random.random() < 0.03:
+        lose(world, side)
         return
     number = random.choice(side.calls[-3:])
     verbs = {
@@ -96,6 +111,9 @@ def run(count: int, seconds: float, seed: int) -> tuple[int, int]:
     """How many messages were spoilt, and how many calls ended."""
     random = Random(seed)
     world = World(seed, terms=TERMS)
+    if seed % 2:
+        for side in (world.alice, world.bob):
+            side.hop = Hop("TCP", side.hop.host, 5060, 1)
     end = time.monotonic() + seconds
     tried = ended = 0
     while tried < count and time.monotonic() < end:
@@ -122,6 +140,8 @@ def run(count: int, seconds: float, seed: int) -> tuple[int, int]:
         assert len(side.agent) == 0, f"seed {seed}: {len(side.agent)} calls of {side.name} stay"
         assert len(side.agent._desk.transactions) == 0
         assert side.agent._desk.found == {}
+        assert not side.agent._desk.call_ids
+        assert side.agent._desk.transactions._at == {}
         assert side.agent._desk.sent == side.agent._desk.asked == {}
         assert side.agent._desk.transactions.kept_bytes == 0
     return tried, ended

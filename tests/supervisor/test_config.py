@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flowcatd.errors import ConfigError
 from flowcatd.options import Options
-from supervisor.config import DEFAULTS, open_config, read_text
+from supervisor.config import DEFAULTS, open_config
 
 
 @pytest.fixture
@@ -51,20 +50,3 @@ def test_an_absolute_directory_is_taken_as_it_is():
     """Relative ones only are joined."""
     config = open_config(None, ["agents.directory=/srv/agents"])
     assert config.agents_directory == Path("/srv/agents")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "x.toml: cannot be read: No such file or directory"),
-        (b"a = 1\n\xff\n", "x.toml:2: is not UTF-8"),
-        (b"#" * (1024 * 1024 + 1), "x.toml: is longer than 1048576 bytes"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_told(here, content, said):
-    """With its name and the reason."""
-    if content is not None:
-        (here / "x.toml").write_bytes(content)
-    with pytest.raises(ConfigError) as caught:
-        read_text(Path("x.toml"))
-    assert str(caught.value) == said

@@ -74,9 +74,9 @@ def test_deaf_workers_are_killed(toy):
 
 
 def test_a_drain_has_its_limit(toy):
-    """drain, end and stop seconds pass, then SIGINT, then SIGKILL."""
-    limits = ("calls.drain_seconds=0.1", "calls.end_seconds=0.1", "workers.stop_seconds=0.1")
-    daemon = toy("deaf", *limits)
+    """drain, goodbye, end and stop seconds pass, then SIGINT, then SIGKILL."""
+    calls = [f"calls.{name}_seconds=0.1" for name in ("drain", "goodbye", "end")]
+    daemon = toy("deaf", *calls, "workers.stop_seconds=0.1")
     daemon.ready()
     daemon.send(signal.SIGTERM)
     assert daemon.end() == 0

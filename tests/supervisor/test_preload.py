@@ -68,6 +68,30 @@ os.waitpid(pid, 0)
     assert fresh(code) == "[]"
 
 
+def test_a_childs_certificate_is_its_own_and_cheap():
+    """Two children and their parent make three; a child pays less than 4 MB for it, most of it is shared."""
+    code = """
+import os
+from supervisor.preload import preload
+preload()
+from flowcatd.transports.dtls import make_certificate
+def own():
+    with open("/proc/self/smaps_rollup") as lines:
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+for _ in range(2):
+    if not os.fork():
+        before = own()
+        shown = make_certificate().fingerprint
+        print(shown, own() - before < 4096, flush=True)
+        os._exit(0)
+    os.wait()
+print(make_certificate().fingerprint, True)
+"""
+    lines = fresh(code).splitlines()
+    assert [line.rsplit(" ", 1)[1] for line in lines] == ["True"] * 3
+    assert len(set(lines)) == 3
+
+
 def test_programs_of_their_own_are_left_out():
     """No recogniser, no telephone; but every room of a call."""
     code = (

@@ -300,13 +300,46 @@ def test_the_length_stands_in_the_first_bytes(packet, lasts):
 def test_the_far_end_has_a_say_within_what_we_allow():
     """RFC 7587 §6.1: less bitrate, no error correction, silence left out; rubbish changes nothing."""
     ours = OpusOptions(bitrate=24_000, has_fec=True)
-    assert asked("", ours) == ours
+    assert asked("useinbandfec=1", ours) == ours
     assert asked("maxaveragebitrate=12000; useinbandfec=0;usedtx=1", ours) == OpusOptions(
         bitrate=12_000, has_fec=False, has_dtx=True
     )
     assert asked("maxaveragebitrate=510000;useinbandfec=1;stereo=1", ours) == ours
-    assert asked("maxaveragebitrate=1", ours).bitrate == 6_000
-    assert asked("maxaveragebitrate=x;maxaveragebitrate=-3;;=;useinbandfec", ours) == ours
+    rubbish = "maxaveragebitrate=x;maxaveragebitrate=-3;;=;useinbandfec;useinbandfec=1"
+    assert asked(rubbish, ours) == ours
+    assert asked("maxplaybackrate=8000;cbr=1", ours) == OpusOptions(
+        has_fec=False, playback_hz=8_000, is_constant=True
+    )
+
+
+@pytest.mark.parametrize("wish", ["maxaveragebitrate=0", "maxaveragebitrate=5999"])
+def test_a_bitrate_that_opus_does_not_have_is_no_wish(wish):
+    """RFC 7587 §6.1: it should be ignored, not be taken for the lowest there is."""
+    assert asked(wish, OpusOptions()).bitrate == 24_000
+
+
+def test_error_correction_is_for_who_says_that_it_can_use_it():
+    """RFC 7587 §6.1: without a word useinbandfec is 0."""
+    assert not asked("", OpusOptions()).has_fec
+    assert not asked("useinbandfec=1", OpusOptions(has_fec=False)).has_fec
+
+
+@needs_libopus
+@pytest.mark.parametrize(("playback_hz", "widest"), [(8_000, 0), (12_000, 1), (16_000, 2)])
+def test_no_more_bandwidth_is_sent_than_the_far_end_plays(playback_hz, widest):
+    """RFC 7587 §7.1: maxplaybackrate binds the sender; a SILK packet's first byte tells its bandwidth."""
+    encoder = OpusEncoder(16_000)
+    encoder.tune(asked(f"maxplaybackrate={playback_hz}", OpusOptions(bitrate=40_000)))
+    made = [encoder.encode(frame)[0] >> 3 for frame in spoken(16_000, 20)]
+    assert {config // 4 for config in made[3:]} == {widest}
+
+
+@needs_libopus
+def test_packets_are_of_one_size_where_the_far_end_prefers_that():
+    """RFC 7587 §6.1: cbr."""
+    encoder = OpusEncoder(16_000)
+    encoder.tune(asked("cbr=1", OpusOptions()))
+    assert len({len(encoder.encode(frame)) for frame in spoken(16_000, 50)}) == 1
 
 
 def test_libopus_is_not_loaded_by_an_import():

@@ -112,3 +112,15 @@ def test_a_skip_before_any_sound_changes_nothing() -> None:
     concealer.skip()
     pcm = voice(160).tobytes()
     assert concealer.rejoin(pcm) == pcm
+
+
+def test_a_hole_that_is_over_keeps_nothing_of_it() -> None:
+    """However it ends: by a good piece, by a silence, or by what a decoder made up."""
+    sound = voice(160 * 6)
+    piece = sound[:160].tobytes()
+    fresh = primed(sound)
+    for end in (fresh.rejoin, fresh.passed, lambda _: fresh.silence(160)):
+        fresh.conceal(160)
+        assert fresh._known.nbytes + fresh._cycle.nbytes > 3000
+        end(piece)
+        assert fresh._known.nbytes + fresh._cycle.nbytes == 0

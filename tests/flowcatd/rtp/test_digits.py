@@ -224,6 +224,25 @@ def test_no_duration_and_unknown_events_are_nothing() -> None:
     assert reader.events() == []
 
 
+def test_what_is_no_tone_has_no_volume() -> None:
+    """RFC 4733 §2.3.4: a flash says 0."""
+    assert [build_event(code, 800, end=True)[1] & 0x3F for code in (0, 15, 16)] == [10, 10, 0]
+
+
+def test_the_next_segment_of_a_press_that_was_given_up_is_no_press() -> None:
+    """RFC 4733 §2.5.2.2: the network held its breath while a key was down; one key, told once."""
+    reader = DigitReader(8000)
+    reader.receive(build_event(5, 65_000, end=False), 0, 50.0, marker=True)
+    reader.wake(50.0 + TIMEOUT)
+    for number in range(1, 4):
+        at = 51.0 + number * TICK
+        reader.receive(build_event(5, 160 * number, end=number == 3), 0xFFFF, at)
+    reader.wake(60.0)
+    assert [event.key for event in digits(reader.events())] == ["5"]
+    reader.receive(build_event(5, 160, end=True), 0x1FFFE, 61.0, marker=True)
+    assert [event.key for event in digits(reader.events())] == ["5"]
+
+
 def test_a_flash_is_heard() -> None:
     """Event 16."""
     assert digits(read(pressed("!"))) == [Digit("!", 100)]

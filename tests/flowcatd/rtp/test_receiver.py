@@ -63,6 +63,17 @@ def test_payloads_of_no_length_or_too_much_are_refused(payload) -> None:
     assert made.jitter.waiting == 0
 
 
+def test_packets_of_200_ms_are_heard_whole() -> None:
+    """RFC 3551 §4.2 wants that much to be taken."""
+    made = receiver()
+    for number in range(10):
+        made.push(number, 1600 * number, 0, bytes(1600), number * 0.2)
+        for tick in range(10):
+            assert len(made.pull(number * 0.2 + tick * TICK)) == 320
+    assert made.heard.concealed == 0
+    assert made.jitter.late == made.jitter.discarded == 0
+
+
 def test_codecs_of_different_clocks_are_no_stream() -> None:
     """They would be another receiver's."""
     with pytest.raises(LocalError):

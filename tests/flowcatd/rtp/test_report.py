@@ -8,7 +8,7 @@ import random
 import pytest
 
 from flowcatd.rtp.report import MIN_INTERVAL, Reporter, Sent, interval
-from flowcatd.rtp.rtcp import Block, Description, Report, parse_rtcp
+from flowcatd.rtp.rtcp import Block, Description, Goodbye, Report, parse_rtcp
 
 SENT = Sent(11, 160, 1, 160)
 
@@ -55,16 +55,19 @@ def test_many_members_share_the_bandwidth() -> None:
     assert interval(1000, 900, 100.0, we_sent=True, first=False) == 1000 * 100 / 500
 
 
-def test_who_sent_nothing_since_reports_as_a_receiver() -> None:
-    """§6.4: the sender's part is for senders; the name is always there."""
+def test_who_sent_nothing_for_two_intervals_reports_as_a_receiver() -> None:
+    """§6.4: a sender is who sent since the last report or the one before; the name is always there."""
     leg = reporter()
     block = Block(7, 0, 0, 1, 2, 3, 4)
     first, name = parse_rtcp(leg.make(SENT, block, 0.0))
     second, _ = parse_rtcp(leg.make(SENT, None, 5.0))
+    third, _ = parse_rtcp(leg.make(SENT, None, 10.0))
     assert isinstance(first, Report)
     assert first.ntp == 2_208_989_800 << 32
     assert name == Description(11, b"leg")
-    assert second == Report(11)
+    assert isinstance(second, Report)
+    assert second.ntp is not None
+    assert third == Report(11)
 
 
 def test_the_round_trip_is_what_is_left_of_our_stamp() -> None:
@@ -72,16 +75,32 @@ def test_the_round_trip_is_what_is_left_of_our_stamp() -> None:
     leg = reporter()
     stamp = leg.ntp(10.0) >> 16 & 0xFFFFFFFF
     answer = Block(11, 25, 3, 9, 8, stamp, int(0.5 * 65536))
-    leg.receive([Report(7, (answer,), 5 << 32, 1, 2, 3)], 11, 60, 10.62)
+    leg.receive([Report(7, (answer,), 5 << 32, 1, 2, 3)], (11, 7), 60, 10.62)
     assert leg.round_trip == pytest.approx(0.12, abs=0.001)
     assert leg.remote == answer
-    assert leg.last_report(11.62) == (5 << 16, 65536)
+    assert leg.last_report(7, 11.62) == (5 << 16, 65536)
     strange = Block(11, 0, 0, 9, 8, (stamp - (1 << 30)) & 0xFFFFFFFF, 0)
-    leg.receive([Report(7, (strange, Block(99, 9, 9, 9, 9, 9, 9)))], 11, 60, 11.0)
+    leg.receive([Report(7, (strange, Block(99, 9, 9, 9, 9, 9, 9)))], (11, 7), 60, 11.0)
     assert leg.round_trip == pytest.approx(0.12, abs=0.001)
     assert leg.remote == strange
 
 
 def test_before_the_far_end_reports_there_is_no_stamp() -> None:
     """Zeros, as §6.4.1 wants them."""
-    assert reporter().last_report(5.0) == (0, 0)
+    assert reporter().last_report(7, 5.0) == (0, 0)
+
+
+def test_the_stamp_of_one_source_is_not_told_of_another() -> None:
+    """§6.4.1: LSR is the last sender report of the very source that the block is about."""
+    leg = reporter()
+    leg.receive([Report(7, (), 5 << 32, 1, 2, 3)], (11, 7), 60, 1.0)
+    assert leg.last_report(8, 2.0) == (0, 0)
+    assert leg.last_report(7, 2.0) == (5 << 16, 65536)
+
+
+@pytest.mark.parametrize(
+    ("heard", "gone", "left"), [(7, (7,), True), (8, (7,), False), (-1, (7,), True), (7, (), False)]
+)
+def test_a_goodbye_is_of_whom_we_hear(heard, gone, left) -> None:
+    """§8.2: who changes its SSRC says goodbye to the old one and goes on."""
+    assert reporter().receive([Goodbye(gone)], (11, heard), 60, 1.0) is left

@@ -17,8 +17,8 @@ from flowcatd.errors import LocalError
 from flowcatd.rtp.codec import PCMA, PCMU
 from flowcatd.rtp.digits import KEYS, Digit, Pressed
 from flowcatd.rtp.packet import Packet, build_packet, parse_packet
-from flowcatd.rtp.rtcp import Description, Goodbye, Report, build_rtcp, parse_rtcp
-from flowcatd.rtp.sender import AHEAD
+from flowcatd.rtp.rtcp import Block, Description, Goodbye, Report, build_rtcp, parse_rtcp
+from flowcatd.rtp.sender import AHEAD, Outbound
 from flowcatd.rtp.stream import Guard, Inactive, Left, Moved, Plan, Stream
 from flowcatd.rtp.trouble import RtpError
 from flowcatd.rtp.watchdog import Patience
@@ -477,10 +477,83 @@ def test_reports_share_the_port_where_agreed() -> None:
     plan = replace(PLAN, mux=True)
     leg, far = stream(plan), stream(seed=2)
     feed(leg, far, 10, T0)
-    leg.receive_datagram(build_rtcp([Goodbye((1,))]), FAR, T0)
+    ssrc = far.snapshot(T0).sender.ssrc
+    leg.receive_datagram(build_rtcp([Goodbye((ssrc,))]), FAR, T0)
+    leg.send(VOICE[0])
     leg.say_goodbye(T0)
     assert Left() in leg.events()
     assert leg.outgoing()[0].addr == FAR
+
+
+def test_who_never_sent_anything_says_no_goodbye() -> None:
+    """RFC 3550 §6.3.7: nobody knows of it; one report is enough to be known."""
+    leg = stream()
+    leg.direct(T0, sending=False, receiving=True)
+    leg.say_goodbye(T0)
+    assert leg.outgoing() == []
+    leg.wake(T0 + 10)
+    leg.wake(T0 + 20)
+    leg.outgoing()
+    leg.say_goodbye(T0 + 21)
+    assert len(leg.outgoing()) == 1
+
+
+def test_a_block_tells_only_of_what_came_since_the_last_one() -> None:
+    """RFC 3550 §6.4: on hold a report has none."""
+    leg, far = stream(), stream(seed=2)
+    far.direct(T0, sending=True, receiving=True)
+    leg.direct(T0, sending=True, receiving=True)
+    feed(leg, far, 10, T0)
+    blocks = []
+    for now in (T0 + 10, T0 + 20, T0 + 30):
+        leg.send(VOICE[0])
+        leg.say_goodbye(now)
+        blocks += [parse_rtcp(sent.data)[0].blocks for sent in leg.outgoing()]
+    assert [len(each) for each in blocks] == [1, 0, 0]
+
+
+def test_who_meets_its_own_ssrc_takes_another_once() -> None:
+    """RFC 3550 §8.2: goodbye to the old one, counts from nothing, and a mirror is not run away from."""
+    leg = stream()
+    was = leg.snapshot(T0).sender.ssrc
+    heard = []
+    for tick in range(20):
+        for data in leg.send(VOICE[tick]):
+            heard.append(parse_packet(data).ssrc)
+            leg.receive_datagram(data, FAR, T0 + tick * TICK)
+        leg.pull(T0 + tick * TICK)
+    (bye,) = leg.outgoing()
+    report, _, goodbye = parse_rtcp(bye.data)
+    assert (report.ssrc, report.packets, goodbye) == (was, 1, Goodbye((was,)))
+    assert heard[0] == was
+    assert len(set(heard[1:])) == 1
+    assert heard[1] != was
+    leg.say_goodbye(T0 + 1)
+    report, *_ = parse_rtcp(leg.outgoing()[0].data)
+    assert (report.ssrc, report.packets, report.octets) == (heard[1], 19, 19 * 160)
+    assert leg.figures().packets_out == 20
+    assert leg.figures().packets_in >= 18
+
+
+def test_a_report_under_our_ssrc_is_a_collision_too() -> None:
+    """RFC 3550 §8.2: a block about us is none."""
+    leg = stream()
+    leg.send(VOICE[0])
+    was = leg.snapshot(T0).sender.ssrc
+    about = Block(was, 0, 0, 0, 0, 0, 0)
+    leg.receive_rtcp(build_rtcp([Report(9, (about,))]), FAR, T0)
+    assert leg.snapshot(T0).sender.ssrc == was
+    leg.receive_rtcp(build_rtcp([Report(was)]), FAR, T0)
+    assert leg.snapshot(T0).sender.ssrc != was
+
+
+def test_only_events_that_the_far_end_named_are_sent() -> None:
+    """RFC 4733 §2.5.1.1; INFO or tones are left for others."""
+    plan = replace(PLAN, sends=Outbound(PCMU, digits_type=101, events=frozenset(range(12))))
+    leg = stream(plan)
+    leg.press("1#")
+    with pytest.raises(LocalError, match="no event"):
+        leg.press("1A")
 
 
 def test_silence_on_the_wire_is_told_once_and_not_on_hold() -> None:
@@ -517,6 +590,7 @@ def test_a_stream_wakes_for_whatever_is_due_first() -> None:
 def test_without_anywhere_to_go_reports_are_not_made() -> None:
     """No SDP yet and no packet; RTCP of strangers is foreign."""
     leg = stream(replace(PLAN, far=None))
+    leg.send(VOICE[0])
     leg.say_goodbye(T0)
     leg.receive_rtcp(build_rtcp([Goodbye((1,))]), FAR, T0)
     assert leg.outgoing() == leg.events() == []
@@ -528,6 +602,7 @@ def test_without_anywhere_to_go_reports_are_not_made() -> None:
 def test_reports_not_sent_are_said_to_be() -> None:
     """The bounded law for what goes out."""
     leg = stream()
+    leg.send(VOICE[0])
     for _ in range(64):
         leg.say_goodbye(T0)
     with pytest.raises(LocalError, match="reports"):
@@ -574,6 +649,7 @@ def test_what_does_not_authenticate_is_dropped() -> None:
     leg.receive_datagram(plain.send(VOICE[0])[0], FAR, T0)
     leg.receive_rtcp(build_rtcp([Goodbye((1,))]), FAR, T0)
     assert (leg.figures().packets_in, leg.bad) == (10, 2)
+    leg.send(VOICE[0])
     leg.say_goodbye(T0)
     assert leg.outgoing()[0].data.endswith(b"!")
 

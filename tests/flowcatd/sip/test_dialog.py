@@ -122,7 +122,8 @@ def test_a_2xx_needs_a_contact():
 def test_a_target_moves_and_the_route_does_not():
     """§12.2: a re-INVITE changes the target only."""
     dialog = called("Record-Route: <sip:a;lr>")
-    dialog.refresh_target(invite("Record-Route: <sip:z;lr>", contact="<sip:new@192.0.2.8>"))
+    moved = invite("Record-Route: <sip:z;lr>", contact="<sip:new@192.0.2.8>")
+    dialog.target = dialog.target_of(moved)
     request = dialog.build("INVITE", VIA)
     assert request.uri.host == "192.0.2.8"
     assert [each.uri.host for each in request.addresses("route")] == ["a"]

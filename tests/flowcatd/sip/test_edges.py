@@ -28,7 +28,7 @@ from flowcatd.sip.uri import parse_uri
 from tests.flowcatd.sip.pair import World
 from tests.flowcatd.sip.test_agent import STRANGER, ask, words
 from tests.flowcatd.sip.test_exchange import prack
-from tests.flowcatd.sip.test_invite import PEER, SECOND, Peer, acknowledge, late, within
+from tests.flowcatd.sip.test_invite import PEER, SECOND, Peer, acknowledge, late, offered, within
 
 SDP = "Content-Type: application/sdp"
 OFFER = Peer().heard("INVITE")[-1].body.decode()
@@ -152,7 +152,7 @@ def test_reliable_answers_wait_for_each_other():
     """RFC 3262 §3: the second goes out when the first was acknowledged."""
     world = World()
     world.bob.answers = False
-    late(world, "Require: 100rel\n")
+    late(world, "Require: 100rel\n", offered())
     number = world.bob.calls[0]
     world.bob.do("ring", number)
     world.bob.do("ring", number, status=182)

@@ -258,12 +258,19 @@ Contact: <sip:x@203.0.113.9>
 """
 
 
-def late(world: World, fields: str = "") -> list[Message]:
-    """An INVITE without an offer reaches bob; what he answers."""
-    text = LATE.format(fields).replace("\n", "\r\n")
+def late(world: World, fields: str = "", body: str = "") -> list[Message]:
+    """An INVITE reaches bob, without an offer unless it has a body; what he answers."""
+    kind = f"Content-Type: application/sdp\nContent-Length: {len(body)}"
+    text = LATE.format(fields).replace("Content-Length: 0", kind if body else "Content-Length: 0")
+    text = text.replace("\n", "\r\n") + body
     world.bob.agent.receive(text.encode(), PEER, world.now)
     world.flush()
     return world.third.get(PEER.host, [])
+
+
+def offered() -> str:
+    """Somebody's offer."""
+    return Negotiation(Capabilities(), Local("203.0.113.9", 30_000), "9", bytes).offer()
 
 
 def acknowledge(world: World, answer: Response, body: str) -> None:
@@ -300,7 +307,7 @@ def test_who_requires_it_gets_every_ring_reliably():
     """RFC 3262: 180 with RSeq, repeated until a PRACK comes; none at all ends in 504."""
     world = World()
     world.bob.answers = False
-    late(world, "Require: 100rel\n")
+    late(world, "Require: 100rel\n", offered())
     world.bob.do("ring", world.bob.calls[0])
     world.run()
     answers = [each for each in world.third[PEER.host] if each.status == 180]
@@ -379,7 +386,7 @@ def test_a_prack_after_the_answer_is_taken():
     """RFC 3262 §3: the 180 is repeated no more, its PRACK may still come."""
     world = World()
     world.bob.answers = False
-    late(world, "Require: 100rel\n")
+    late(world, "Require: 100rel\n", offered())
     b = world.bob.calls[0]
     world.bob.do("ring", b)
     world.bob.do("answer", b, world.bob.negotiation())

@@ -74,7 +74,7 @@ def test_every_torture_message_gets_what_its_rfc_says(torture: Case):
 
 @pytest.mark.parametrize(
     "torture",
-    [each for each in cases() if each.verdict in {"400", "505"}],
+    [each for each in cases() if each.verdict in {"400", "501", "505"} and each.name != "test"],
     ids=lambda each: each.name,
 )
 def test_every_refused_request_is_answered(torture: Case):
@@ -115,22 +115,22 @@ def test_folds_compact_names_and_white_space_are_read():
     """RFC 4475's first message, field by field."""
     invite = parse_message(case("wsinv"))
     assert isinstance(invite, Request)
-    assert invite.uri.parameters == {"odd": None}
+    assert invite.uri.parameters == {"unknownparam": None}
     assert (invite.to.tag, invite.from_.name, invite.from_.tag) == (
-        "7181920n",
-        'E Klee \\"',
-        "45kfd3",
+        "1918181833n",
+        'J Rosenberg \\"',
+        "98asjd8",
     )
     assert (invite.cseq.number, invite.max_forwards) == (9, 68)
     assert invite.first("subject") == ""
     assert [hop.transport for hop in invite.vias()] == ["UDP", "TCP", "UDP"]
-    assert invite.top.parameters == {"rport": None, "branch": "718slkdjf"}
-    assert invite.first("modernheader") == "modern value continued modern value"
-    assert invite.first("oddheaderwithoddvalue") == ";;,,;;,;"
+    assert invite.top.parameters == {"branch": "390skdjuw"}
+    assert invite.first("newfangledheader") == "newfangled value continued newfangled value"
+    assert invite.first("unknownheaderwithunusualvalue") == ";;,,;;,;"
     (contact,) = invite.addresses("contact")
     assert (contact.name, contact.parameters) == (
-        'Quoted words ""',
-        {"fresh": "yes", "other": None, "q": "0.33"},
+        'Quoted string ""',
+        {"newparam": "newvalue", "secondparam": None, "q": "0.33"},
     )
 
 
@@ -138,8 +138,8 @@ def test_escapes_are_resolved_once():
     """A doubly escaped value loses one of its layers, a user with blanks keeps them."""
     invite = parse_message(case("esc01"))
     assert isinstance(invite, Request)
-    assert invite.uri.user == "sips:dora@example.com"
-    assert invite.from_.uri.user == "with blanks in"
+    assert invite.uri.user == "sips:user@example.com"
+    assert invite.from_.uri.user == "I have spaces"
     (contact,) = invite.addresses("contact")
     assert contact.uri.parameters == {"lr": None, "name": "value%41"}
 
@@ -147,8 +147,8 @@ def test_escapes_are_resolved_once():
 def test_an_escaped_nul_is_a_character():
     """Neither end of text nor lost."""
     register = parse_message(case("escnull"))
-    assert register.to.uri.user == "zero-\0-zero"
-    assert str(register.to.uri) == "sip:zero-%00-zero@example.com"
+    assert register.to.uri.user == "null-\0-null"
+    assert str(register.to.uri) == "sip:null-%00-null@example.com"
 
 
 def test_bytes_behind_the_body_are_cut():
@@ -161,7 +161,8 @@ def test_bytes_behind_the_body_are_cut():
 def test_a_binary_body_stays_as_it_is():
     """Blank lines and NULs in it are no ends."""
     message = parse_message(case("mpart01"))
-    assert bytes(range(256)) in message.body
+    assert len(message.body) == 553
+    assert b"\x02\x08\x01\x95\x00\x71\x02\x33" in message.body
     assert message.media_type().mime_type == "multipart/mixed"
 
 

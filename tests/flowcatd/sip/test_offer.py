@@ -801,8 +801,107 @@ def test_dtls_roles_are_agreed_and_stay():
         one.receive_answer(other.receive_offer(offer))
         assert ours.session is not None
         assert theirs.session is not None
-        assert ours.session.secrecy == Dtls(False, (THERE.fingerprint,))
-        assert theirs.session.secrecy == Dtls(True, (OUR_PRINT,))
+        secrets = ours.session.secrecy, theirs.session.secrecy
+        assert [replace(each, association="") for each in secrets] == [
+            Dtls(False, (THERE.fingerprint,)),
+            Dtls(True, (OUR_PRINT,)),
+        ]
+
+
+def _tls_id(text: str) -> str:
+    return next(line[9:] for line in text.splitlines() if line.startswith("a=tls-id:"))
+
+
+def test_an_association_keeps_its_names_through_a_call():
+    """RFC 8842 §5.2, §5.3, §5.5: both name it, whoever offers later, and a refresh begins no other."""
+    wanted = Capabilities(secrecy=Secrecy.DTLS)
+    ours, theirs = call(wanted), call(wanted, THERE, 2)
+    offer = ours.offer()
+    answer = theirs.receive_offer(offer)
+    ours.receive_answer(answer)
+    first = ours.session.secrecy, theirs.session.secrecy
+    named = {"ours": _tls_id(offer), "theirs": _tls_id(answer)}
+    assert len(set(named.values())) == 2
+    assert all(re.fullmatch(r"[A-Za-z0-9+/_-]{20,255}", each) for each in named.values())
+    theirs = Negotiation.restore(theirs.snapshot(), wanted, THERE)
+    offer = theirs.offer()
+    answer = ours.receive_offer(offer)
+    theirs.receive_answer(answer)
+    assert {"ours": _tls_id(answer), "theirs": _tls_id(offer)} == named
+    assert (ours.session.secrecy, theirs.session.secrecy) == first
+
+
+DTLS_OFFER = ("m=audio 4000 UDP/TLS/RTP/SAVP 0", "a=setup:actpass")
+
+
+def test_a_new_name_of_theirs_gets_a_new_one_of_ours():
+    """RFC 8842 §5.3; and nobody is told a name who gives none."""
+    ours = call()
+    ids = [f"a=tls-id:{letter * 20}" for letter in "aab"]
+    answers = [_tls_id(ours.receive_offer(offered(*DTLS_OFFER, PRINT, each))) for each in ids]
+    assert answers[0] == answers[1] != answers[2]
+    assert "tls-id" not in ours.receive_offer(offered(*DTLS_OFFER, PRINT))
+
+
+def test_without_a_name_another_address_is_another_association():
+    """RFC 8842 §4: transport parameters; nowhere is no address."""
+    ours, seen = call(), []
+    for where in ("192.0.2.9", "192.0.2.8", "0.0.0.0"):
+        head = HEAD.replace("192.0.2.9", where)
+        ours.receive_offer(offered(*DTLS_OFFER, PRINT, head=head))
+        seen.append(ours.session.secrecy.association)
+    assert seen == ["192.0.2.9 4000", "192.0.2.8 4000", ""]
+
+
+def test_the_order_of_fingerprints_means_nothing():
+    """RFC 8842 §3.1 speaks of a set: one that is shuffled begins no new association."""
+    other = "a=fingerprint:sha-1 " + ":".join(["CD"] * 20)
+    secrets = {
+        agreed(offered(*DTLS_OFFER, *prints)).secrecy
+        for prints in ((PRINT, other), (other, PRINT), (other, PRINT, PRINT))
+    }
+    assert len(secrets) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_client"), [((), True), (("a=setup:passive",), True), (("a=setup:active",), False)]
+)
+def test_an_answerer_without_a_word_is_passive(lines, is_client):
+    """RFC 4145 §4.1: the default of an answer; were both to wait, nothing would ever be heard."""
+    ours = call(Capabilities(secrecy=Secrecy.DTLS))
+    ours.offer()
+    session = ours.receive_answer(offered("m=audio 4000 UDP/TLS/RTP/SAVP 0", PRINT, *lines))
+    assert session.secrecy.is_client is is_client
+
+
+def test_an_answer_with_our_own_key_is_refused():
+    """RFC 4568 §7.1.2: the answer's master key must be another than the offer's."""
+    ours = call(Capabilities(secrecy=Secrecy.SDES))
+    line = next(line for line in ours.offer().splitlines() if line.startswith("a=crypto:1"))
+    with pytest.raises(SipError, match="our own key"):
+        ours.receive_answer(offered("m=audio 4000 RTP/SAVP 0", line))
+
+
+def test_a_payload_type_that_looks_like_rtcp_keeps_its_port_to_itself():
+    """RFC 5761 §4: 64 to 95 with a marker are RTCP's numbers, so the port is not shared."""
+    lines = ("m=audio 4000 RTP/AVP {0}", "a=rtpmap:{0} PCMU/8000", "a=rtcp-mux")
+    shared = {
+        number: agreed(offered(*(line.format(number) for line in lines))).has_rtcp_mux
+        for number in (63, 64, 95, 96)
+    }
+    assert shared == {63: True, 64: False, 95: False, 96: True}
+
+
+def test_comfort_noise_is_offered_with_a_codec_of_its_clock_only():
+    """RFC 3389 §5.1: type 13 is of 8000 Hz."""
+    assert "CN/8000" in call().offer()
+    assert "CN/8000" not in call(Capabilities(codecs=(OPUS,))).offer()
+
+
+def test_events_of_which_we_know_none_are_left_out():
+    """RFC 4733 §2.5.2.1: a description names the events it takes, and there would be none."""
+    lines = ("m=audio 4000 RTP/AVP 0 101", "a=rtpmap:101 telephone-event/8000", "a=fmtp:101 32-36")
+    assert "telephone-event" not in call().receive_offer(offered(*lines))
 
 
 def test_dtls_needs_a_certificate_at_both_ends():

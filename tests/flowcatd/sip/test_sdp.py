@@ -364,6 +364,31 @@ def test_a_key_line_that_is_not_understood_is_none():
         f"1 A inline:{KEY_TEXT}|1:x",
     ):
         assert read_crypto(bad) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["2^49", "2^0", "2^031", "0", "01", "x", str((1 << 48) + 1), "1:0", "1:129", "0:1", "1:01"],
+)
+def test_a_key_with_a_lifetime_or_an_index_that_cannot_be_is_invalid(more):
+    """RFC 4568 §6.1: beyond the suite's lifetime, or an index without a length of 1 to 128."""
+    assert read_crypto(f"1 A inline:{KEY_TEXT}|{more}") is None
+
+
+@pytest.mark.parametrize("more", ["2^48", "1", str(1 << 48), "2^20|1066:4", "1:128"])
+def test_a_key_with_a_lifetime_that_its_suite_allows_is_taken(more):
+    """RFC 4568 §6.1."""
+    assert read_crypto(f"1 A inline:{KEY_TEXT}|{more}") is not None
+
+
+def test_a_suite_is_read_without_regard_to_case():
+    """RFC 4568 §4: all but the key."""
+    crypto = read_crypto(f"1 aes_cm_128_hmac_sha1_80 INLINE:{KEY_TEXT}")
+    assert crypto == Crypto(1, "AES_CM_128_HMAC_SHA1_80", KEY)
+
+
+def test_an_index_of_a_key_has_a_length():
+    """So many bytes are cut out of each packet."""
     assert Crypto(1, "A", KEY, "", "1:4").mki_bytes == 4
     assert Crypto(1, "A", KEY).mki_bytes == 0
 

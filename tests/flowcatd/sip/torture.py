@@ -19,12 +19,15 @@ class Case:
     name: str
     data: bytes
     verdict: str
+    """Of its form."""
+    wire: str
+    """What a user agent sends for it."""
 
 
 def cases() -> list[Case]:
     """All of both RFCs."""
     return [
-        Case(name, (CORPUS / rfc / f"{name}.sip").read_bytes(), row["verdict"])
+        Case(name, (CORPUS / rfc / f"{name}.sip").read_bytes(), row["verdict"], row["wire"])
         for rfc in ("rfc4475", "rfc5118")
         for name, row in tomllib.loads((CORPUS / f"{rfc}.toml").read_text("utf-8")).items()
     ]

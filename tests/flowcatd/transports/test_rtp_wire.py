@@ -329,6 +329,7 @@ async def test_reports_leave_from_the_port_that_was_agreed(mux):
             rtp.bind(("127.0.0.1", 0))
             rtp.settimeout(LIMIT)
             leg = exchange.leg(pair, rtp.getsockname(), mux=mux)
+            leg.stream.send(bytes(320))  # who never sent anything says no goodbye
             seen: list[tuple[bool, int]] = []
             if not mux:
                 host, port = rtp.getsockname()
