@@ -3,9 +3,9 @@
 """Every check in one order, for a person and for CI alike: stops at the first failure, prints times.
 
     static   format, lint, types, and the house: the structure of the code
-    beside   what waits runs beside what computes: pure rooms and speech, nicely; daemons, and the
-             shells of the supervisor, the workers and all the rest
-    talking  calls that are spoken in real time: three beside each other leave half of two cores idle
+    beside   what waits runs beside what computes: pure rooms and speech, nicely; the shells of the
+             supervisor, the workers and all the rest
+    talking  calls in real time: four lanes of them beside each other leave two cores half idle
     alone    fleets, other people's telephones, and what is judged by its time or memory
 
 A test belongs to the lane that names the nearest path above it; "rest" names `tests`, so a new file
@@ -90,8 +90,8 @@ STEPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "types": ("mypy",),
         "house": (),
     },
-    "beside": dict.fromkeys(("daemons", "supervisor", "workers", "rest", "pure", "speech"), ()),
-    "talking": dict.fromkeys(("spoken", "telephones", "calls"), ()),
+    "beside": dict.fromkeys(("supervisor", "workers", "rest", "pure", "speech"), ()),
+    "talking": dict.fromkeys(("spoken", "telephones", "daemons", "calls"), ()),
     "alone": {"alone": ()},
 }
 """Name to what runs at the same time, by name; without words it is a lane."""

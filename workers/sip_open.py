@@ -97,6 +97,8 @@ class Opener:
 
     def _begin(self, key: Key, hop: Hop) -> _Opening | None:
         context = self._tls.client if hop.transport == "TLS" else None
+        if context is not None:
+            self._tls.trust()
         is_able = hop.transport == "TCP" or context is not None
         if self._closed or not is_able or len(self) >= self._links.terms.opened:
             return None

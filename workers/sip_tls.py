@@ -16,8 +16,9 @@ Contexts are made after the fork, and live as long as the worker: new certificat
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -47,6 +48,9 @@ class Tls:
     client: ssl.SSLContext | None = None
     wildcards: bool = False
     """Whether `*.example.com` in a certificate is `sip.example.com`."""
+    trust: Callable[[], None] = lambda: None
+    """To be called before `client` is used; loads what the system trusts, once. Some 150 authorities
+    take 1.6 MB, which a worker without a TLS trunk need not have."""
 
 
 def open_tls(files: TlsFiles, *, wildcards: bool = False) -> Tls:
@@ -54,12 +58,13 @@ def open_tls(files: TlsFiles, *, wildcards: bool = False) -> Tls:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False  # `is_for` does that
     _harden(client)
+    trust: Callable[[], None] = _nobody_else
     if files.trusted_ca:
         _trust(client, files.trusted_ca, "sip.trusted_ca")
     else:
-        client.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        trust = cache(partial(client.load_default_certs, ssl.Purpose.SERVER_AUTH))
     if not files.certificate:
-        return Tls(None, client, wildcards)
+        return Tls(None, client, wildcards, trust)
     _show(client, files)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(server)
@@ -67,7 +72,11 @@ def open_tls(files: TlsFiles, *, wildcards: bool = False) -> Tls:
     if files.client_ca:
         _trust(server, files.client_ca, "sip.client_ca")
         server.verify_mode = ssl.CERT_REQUIRED
-    return Tls(server, client, wildcards)
+    return Tls(server, client, wildcards, trust)
+
+
+def _nobody_else() -> None:
+    """The authorities were named."""
 
 
 def is_for(certificate: Mapping[str, Any], name: str, *, wildcards: bool = False) -> bool:
