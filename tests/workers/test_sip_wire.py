@@ -484,7 +484,7 @@ async def test_pings_go_out_and_a_missing_pong_is_judged_of_who_gave_one_before(
         await unanswered.hears(b"hello" + b"\r\n\r\n" * 4)
         await answered.ends()
         assert answered.heard.count(b"\r\n\r\n") == 2
-        assert polite.hop in one.failed
+        await until(lambda: polite.hop in one.failed)
         one.wire.send(b"again", polite.hop)
         again = await polite.called()
         await again.ends()  # known by then as one who answers
@@ -507,7 +507,7 @@ async def test_who_asked_for_signs_of_life_gets_them_and_owes_an_answer(fleet: F
         called.send(b"\r\n")
         await called.hears(b"hello\r\n\r\n\r\n\r\n")
         await called.ends()
-        assert peer.hop in one.failed
+        await until(lambda: peer.hop in one.failed)
 
 
 # --- fellows --------------------------------------------------------------------------------------
