@@ -139,16 +139,22 @@ def test_garbage_of_a_busy_worker_stays_within_the_bound() -> None:
 
 
 def test_what_is_expected_is_at_least_what_it_takes() -> None:
-    """The young ones' pauses since the last full one tell how long the next will be."""
-    with taken_over() as (collector, metrics, _room):
-        kept = [[Knot()] for _ in range(60_000)]
-        expected = collector.expected()
-        before = metrics.histograms["gc_pause_seconds"].sum
-        collector.beat(EVERY_SECONDS, calls=1, deferring=False)
-        took = metrics.histograms["gc_pause_seconds"].sum - before
-        assert took < 2 * expected
-        assert expected > 0.0005
-        del kept
+    """The young ones' pauses since the last full one tell how long the next will be.
+
+    The best of three: a pause is measured once, and whatever else the machine does can only stretch it.
+    """
+    shares = []
+    for _ in range(3):
+        with taken_over() as (collector, metrics, _room):
+            kept = [[Knot()] for _ in range(60_000)]
+            expected = collector.expected()
+            before = metrics.histograms["gc_pause_seconds"].sum
+            collector.beat(EVERY_SECONDS, calls=1, deferring=False)
+            took = metrics.histograms["gc_pause_seconds"].sum - before
+            assert expected > 0.0005
+            shares.append(took / expected)
+            del kept
+    assert min(shares) < 2, shares
 
 
 def test_whoever_asks_is_told_after_each_full_collection() -> None:
