@@ -11,7 +11,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowcatd.transports.pacer import MOST_OWED, PERIOD, SLOTS, Beat, Pacer
+from flowcatd.transports.pacer import MOST_OWED, PERIOD, SLOTS, TOGETHER, Beat, Pacer
 from flowcatd.wake import WakeList
 from tests.builders import VirtualScope
 from workers.clock import WorkerClock
@@ -74,11 +74,21 @@ def test_calls_are_spread_over_the_period():
     assert beats == dict.fromkeys(range(0, 20, 2), 10)
 
 
-def test_the_first_calls_are_as_far_apart_as_may_be():
-    """Two calls are half a period apart."""
+def test_a_few_calls_share_a_wake_and_the_next_few_are_as_far_apart_as_may_be():
+    """A slot takes TOGETHER, then another is opened half a period away; a freed place is taken first."""
     pacer = Pacer(VirtualScope())
-    phases = [pacer.add(lambda _: None).phase for _ in range(2)]
-    assert phases == [0.0, 0.01]
+    beats = [pacer.add(lambda _: None) for _ in range(TOGETHER + 1)]
+    assert [beat.phase for beat in beats] == [*([0.0] * TOGETHER), 0.01]
+    beats[0].cancel()
+    assert pacer.add(lambda _: None).phase == 0.0
+
+
+def test_many_calls_are_spread_evenly():
+    """Every slot has as many as any other, give or take one."""
+    pacer = Pacer(VirtualScope())
+    counts = Counter(pacer.add(lambda _: None).slot for _ in range(10 * SLOTS + 3))
+    assert len(counts) == SLOTS
+    assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_the_first_tick_comes_within_one_period():
@@ -124,9 +134,9 @@ def test_a_stream_may_cancel_itself_and_its_neighbour_from_within_a_tick():
             beat.cancel()
 
     beats.append(pacer.add(first))
+    beats.append(pacer.add(lambda _: called.append("second")))
     for _ in range(SLOTS - 1):
         pacer.add(lambda _: None)
-    beats.append(pacer.add(lambda _: called.append("second")))
     assert beats[0].slot == beats[1].slot
     scope.pass_for(1)
     assert called == ["first"]
