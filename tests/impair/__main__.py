@@ -1,4 +1,4 @@
-"""Ten minutes of a bad network, in real time: `make impairment`, or `python -m tests.impair [--minutes 2]`.
+"""Ten minutes of a bad network, in real time: `make impair`, or `python -m tests.impair [--minutes 2]`.
 
 The real daemon with one worker and the echo agent; two telephones, one of whose clocks is 200 ppm fast and
 the other's as much slow, with half of the calls each; for every call a network of its own that loses 5 %, delays

@@ -1,6 +1,6 @@
 """The impairment suite's own parts: its ear finds delays, its clock runs off, its verdict sees each fault.
 
-The suite itself runs for minutes: `make impairment`.
+The suite itself runs for minutes: `make impair`.
 """
 
 from __future__ import annotations
