@@ -84,10 +84,12 @@ class Side:
         self.told.append(event)
         now = self.world.now
         match event:
-            case Invited(call=number):
+            case Invited(call=number, request=request, has_offer=has_offer):
                 self.calls.append(number)
                 if self.answers:
-                    self.agent.ring(number, now)
+                    # A provisional answer that must be reliable would have to hold an offer.
+                    if has_offer or "100rel" not in request.words("require"):
+                        self.agent.ring(number, now)
                     try:
                         self.agent.answer(number, self.negotiation(), now)
                     except SipError as error:
