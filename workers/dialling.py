@@ -28,7 +28,7 @@ from flowcatd.sip.agent_event import (
 )
 from flowcatd.sip.event import Hop
 from flowcatd.sip.policy import Dial
-from flowcatd.sip.resolve import Target, is_failure_of_target
+from flowcatd.sip.resolve import Target
 from flowcatd.sip.route import Refused
 from flowcatd.sip.trouble import SipError
 from flowcatd.sip.uri import Uri
@@ -321,6 +321,3 @@ class Dialling:
         except LocalError:
             return  # they hung up meanwhile
         telephony.settle()
-
-
-__all__ = ["DialError", "Dialling", "Wish", "is_failure_of_target"]

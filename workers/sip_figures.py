@@ -17,7 +17,6 @@ _TRANSPORTS: Final = {"udp": ("udp",), "tcp": ("tcp",), "tls": ("tls",), "ws": (
 
 def count(sip: SipSide, metrics: Metrics) -> None:
     """Write all of them."""
-    sip.beat()
     counts = sip.wire.counts
     for label, names in _TRANSPORTS.items():
         metrics.total("sip_received", sum(counts[f"{name}_in"] for name in names), label=label)
@@ -28,9 +27,9 @@ def count(sip: SipSide, metrics: Metrics) -> None:
         metrics.total("sip_answers", number, label=label)
     pacer = sip.premises.pacer
     metrics.total("pacer_late_ticks", pacer.owed + pacer.given_up)
-    lines = sip.trunk_lines()
-    registering = [line for line in lines if line.registration not in {"", "off"}]
+    lines = sip.beat()
+    registering = [line for line in lines if line.state]
     metrics.set("sip_registrations", len(registering), label="wanted")
-    bound = sum(line.registration == "registered" for line in registering)
+    bound = sum(line.is_registered for line in registering)
     metrics.set("sip_registrations", bound, label="bound")
-    metrics.set("trunks_dead", sum(line.alive is False for line in lines))
+    metrics.set("trunks_dead", sum(not line.is_alive for line in lines))

@@ -43,6 +43,7 @@ from workers.plan import WorkerPlan
 from workers.ports import Ports, PortShare
 from workers.premises import Premises
 from workers.registrations import Registrations
+from workers.registrations import TrunkLine as TendedLine
 from workers.sip_door import Routes
 from workers.sip_here import Called
 from workers.sip_tls import Tls, TlsFiles, open_tls
@@ -178,10 +179,12 @@ class SipSide:
         await self.resolver.close()
         self.wire.close()
 
-    def beat(self) -> None:
-        """Once a second: all workers know which trunks answer."""
-        for line in self.registrations.lines():
+    def beat(self) -> tuple[TendedLine, ...]:
+        """Once a second: all workers know which trunks answer; how those stand that are ours to tend."""
+        lines = self.registrations.lines()
+        for line in lines:
             self.counts.mark(line.trunk, is_dead=not line.is_alive)
+        return lines
 
     # --- what operators ask -----------------------------------------------------------------------
 
