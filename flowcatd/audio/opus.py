@@ -34,8 +34,6 @@ MOST_BYTES: Final = 1_275
 """One frame's limit (RFC 6716 §3.2.1), and our packets hold one: they fit any path."""
 MOST_TICKS: Final = 5_760
 """120 ms, the longest packet (RFC 6716 §3.2.5)."""
-SPARE_BYTES: Final = 2
-"""A packet of ours as short as this need not be sent (opus_encode in opus.h): DTX is silent."""
 MISSING: Final = "libopus is not installed: apt-get install libopus0, or pip install av"
 
 _VOIP = 2048

@@ -19,8 +19,6 @@ from flowcatd.rtp.trouble import RtpError
 
 SR, RR, SDES, BYE, APP = 200, 201, 202, 203, 204
 CNAME = 1
-MOST_BLOCKS = 31
-"""Five bits of count."""
 
 _HEAD = struct.Struct("!BBH")
 _BLOCK = struct.Struct("!IIIIII")

@@ -120,7 +120,6 @@ TABLE: Final[dict[tuple[State, Turn], Row]] = {
     (_S.LEAVING, _T.BYE_DONE): (_S.OVER, ()),
 }
 
-BEFORE_ANSWER: Final = frozenset({State.ASKED, State.CALLING, State.CANCELLING})
 TALKING: Final = frozenset({State.ANSWERED, State.UP})
 """States in which media and further negotiation make sense."""
 
